@@ -1,0 +1,1 @@
+"""What the pipelines share: data, features, training, evaluation, tracking, storage."""

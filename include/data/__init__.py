@@ -1,0 +1,1 @@
+"""Seeded synthetic data; each module says what truth is planted in it."""

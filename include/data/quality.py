@@ -1,0 +1,66 @@
+"""Expectations on a table, checked by Great Expectations, with the rows that break them named."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMED_ROWS = 5
+
+
+class BrokenExpectations(ValueError):
+    """The data is not what was agreed on; trying again won't mend it."""
+
+
+def expectations() -> ModuleType:
+    """Great Expectations' vocabulary, imported without its two hundred lines of log."""
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it still imports sre_constants
+        import great_expectations.expectations
+    return great_expectations.expectations
+
+
+def check(frame: "pd.DataFrame", agreed: Sequence[Any], row_id: str, source: str) -> None:
+    """Raise unless every expectation holds, and say which rows of `source` break which."""
+    expectations()
+    import great_expectations as gx
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    asset = context.data_sources.add_pandas("pandas").add_dataframe_asset("rows")
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+    suite = gx.ExpectationSuite(name=source, expectations=list(agreed))
+    results = batch.validate(suite, result_format={"result_format": "COMPLETE"}).results
+
+    broken = [_sentence(each, frame, row_id) for each in results if not each.success]
+    if broken:
+        raise BrokenExpectations(
+            f"{len(broken)} of {len(results)} expectations on {source} are broken:\n"
+            + "\n".join(f"- {line}" for line in broken)
+        )
+
+
+def _sentence(result: Any, frame: "pd.DataFrame", row_id: str) -> str:
+    """Say what was expected of which column, and where it does not hold."""
+    wanted = result.expectation_config
+    terms = {
+        name: value
+        for name, value in wanted.kwargs.items()
+        if name not in ("column", "batch_id") and value is not None
+    }
+    subject = f"{wanted.kwargs.get('column', 'the table')}: {wanted.type}"
+    if terms:
+        subject += f"({', '.join(f'{name}={value}' for name, value in terms.items())})"
+    if result.exception_info.get("exception_message"):
+        return f"{subject} could not be checked: {result.exception_info['exception_message']}"
+    rows = result.result.get("unexpected_index_list")
+    if not rows:
+        return f"{subject}, found {result.result.get('observed_value')}"
+    ids = frame.loc[rows[:NAMED_ROWS], row_id].tolist() if row_id in frame else rows[:NAMED_ROWS]
+    more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
+    return f"{subject} fails for {row_id} {', '.join(map(str, ids))}{more}"

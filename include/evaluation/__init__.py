@@ -1,0 +1,1 @@
+"""Measures and plots as plain functions; nothing here knows Airflow."""

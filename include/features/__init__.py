@@ -1,0 +1,1 @@
+"""Feature definitions: one for training and serving alike."""

@@ -1,0 +1,121 @@
+"""The environment that Airflow and the pipelines run in: one function, for `make` and for the tests.
+
+Everything that is written at run time goes below one folder, `.catalogue/` in the project unless
+CATALOGUE_HOME names another: nothing outside of it, and nothing else in the source tree.
+"""
+
+import base64
+import json
+import os
+import secrets
+import string
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+DAGS = PROJECT / "dags"
+HOST = "127.0.0.1"
+
+# None of the packages may tell anybody that it was used.
+SILENCE = {
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    "DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "SCARF_NO_ANALYTICS": "true",
+}
+
+
+def home() -> Path:
+    """Where the catalogue keeps what it writes."""
+    return Path(os.environ.get("CATALOGUE_HOME", PROJECT / ".catalogue")).expanduser().resolve()
+
+
+def port(name: str, default: int) -> int:
+    """A port that a variable may move."""
+    given = os.environ.get(name, str(default))
+    if not given.isdecimal() or not 0 < int(given) < 65536:
+        raise SystemExit(f"{name}={given} is not a port: give a number from 1 to 65535.")
+    return int(given)
+
+
+def airflow(airflow_home: Path, store: Path, database: Path | None = None) -> dict[str, str]:
+    """What Airflow must know, with its own files in `airflow_home` and artifacts in `store`."""
+    api = port("AIRFLOW_PORT", 8080)
+    database = database or airflow_home / "airflow.db"
+    keys = _keys(store)
+    return SILENCE | {
+        "AIRFLOW_HOME": str(airflow_home),
+        "AIRFLOW__API_AUTH__JWT_SECRET": keys["jwt"],
+        "AIRFLOW__API__BASE_URL": f"http://{HOST}:{api}",
+        "AIRFLOW__API__HOST": HOST,
+        "AIRFLOW__API__PORT": str(api),
+        "AIRFLOW__API__SECRET_KEY": keys["session"],
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{HOST}:{api}/execution/",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__FERNET_KEY": keys["fernet"],
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
+        "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+        # A task's first call may meet a server that is still starting; the default is 5 seconds.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+        "AIRFLOW_VAR_ARTIFACT_STORE": (store / "artifacts").as_uri(),
+        "CATALOGUE_HOME": str(store),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONPATH": str(PROJECT),
+    }
+
+
+def connections(settings: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The connections of `config/connections.yaml`, with every ${NAME} filled in."""
+    text = (PROJECT / "config" / "connections.yaml").read_text(encoding="utf-8")
+    filled: dict[str, dict[str, Any]] = {}
+    for name, fields in yaml.safe_load(text).items():
+        try:
+            filled[name] = {
+                field: string.Template(value).substitute(settings)
+                if isinstance(value, str)
+                else value
+                for field, value in fields.items()
+            }
+        except KeyError as missing:
+            raise SystemExit(
+                f"config/connections.yaml: connection {name} wants the variable {missing}, "
+                "which is not set."
+            ) from None
+        if "port" in filled[name]:
+            filled[name]["port"] = int(filled[name]["port"])
+    return filled
+
+
+def as_variables(known: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Connections as AIRFLOW_CONN_*, for processes that have no metadata database to look in."""
+    return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in known.items()}
+
+
+def _keys(store: Path) -> dict[str, str]:
+    """This machine's own secrets, made once and readable by their owner alone."""
+    file = store / "secrets.json"
+    if not file.exists():
+        store.mkdir(parents=True, exist_ok=True)
+        made = {
+            "fernet": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "jwt": secrets.token_hex(64),
+            "session": secrets.token_hex(32),
+        }
+        part = file.with_suffix(f".{os.getpid()}.part")
+        part.touch(mode=0o600)
+        part.write_text(json.dumps(made))
+        part.replace(file)
+    keys: dict[str, str] = json.loads(file.read_text())
+    return keys

@@ -1,0 +1,251 @@
+"""MLflow for pipelines: one MLflow run per pipeline run, one model version per trained model.
+
+Every name carries the dag_id: experiment and registered model are called after the DAG. A run is
+found again by its key and its params, a version by its run and its content, so that a second try or
+a second run for the same date adds to what is there instead of beside it. The first task that opens
+the run makes it: let tasks that work side by side come after one.
+
+The connection `mlflow_default` says where MLflow is: `http` or `https` with host, port and perhaps
+login and password, or `sqlite` with a file as host. Without it MLflow's own `MLFLOW_TRACKING_URI`
+counts, and without that a SQLite file under AIRFLOW_HOME.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Connection, get_current_context
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from include import runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+CONNECTION = "mlflow_default"
+CHAMPION = "champion"
+RUN_LINK = "mlflow_run"
+SERVED_WITH = ("scikit-learn", "skops", "pandas", "numpy")
+
+# Airflow repeats a failed task by its own rules; MLflow's seven tries would hide a dead server for
+# minutes. And nobody is told that these pipelines ran.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model version, as much of it as a gate or a reader needs."""
+
+    model: str
+    number: str
+    sha256: str
+    run_id: str
+    key: str
+    replaces: str | None
+    """The version that was champion before this one was promoted."""
+
+
+def address() -> str:
+    """Where MLflow is, as MLflow writes it."""
+    try:
+        connection = Connection.get(CONNECTION)
+    except AirflowNotFoundException:
+        home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+        local = f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+        return os.environ.get("MLFLOW_TRACKING_URI", local)
+    if connection.conn_type == "sqlite":
+        return f"sqlite:///{connection.host}"
+    if connection.login:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = connection.login
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = connection.password or ""
+    port = f":{connection.port}" if connection.port else ""
+    path = f"/{connection.schema}" if connection.schema else ""
+    return f"{connection.conn_type}://{connection.host}{port}{path}"
+
+
+def client() -> "MlflowClient":
+    """Talk to the tracking server and the registry directly."""
+    client: MlflowClient = _mlflow().MlflowClient()
+    return client
+
+
+@contextmanager
+def run() -> Iterator["Run"]:
+    """Open this pipeline run's MLflow run: the one that an earlier task or try began, or a new one.
+
+    Everything logged inside, also by MLflow's own functions, lands there. The run is marked as
+    finished when the block ends well and as failed when it doesn't.
+    """
+    mlflow = _mlflow()
+    place = runs.here()
+    with _reachable():
+        experiment_id = _experiment(place.dag_id)
+        labels = {"airflow.run_key": place.key, "airflow.settings": place.settings}
+        begun = mlflow.search_runs(
+            experiment_ids=[experiment_id],
+            filter_string=" and ".join(f"tags.`{tag}` = '{at}'" for tag, at in labels.items()),
+            order_by=["attributes.start_time ASC"],
+            max_results=1,
+            output_format="list",
+        )
+        opened = (
+            mlflow.start_run(run_id=begun[0].info.run_id)
+            if begun
+            else mlflow.start_run(experiment_id=experiment_id, run_name=place.key, tags=labels)
+        )
+    get_current_context()["ti"].xcom_push(RUN_LINK, page(opened))
+    with opened as active:
+        yield active
+
+
+def page(run: "Run") -> str:
+    """Where a run can be looked at; without a server, its name in the store."""
+    where = address()
+    if not where.startswith("http"):
+        return f"runs:/{run.info.run_id}"
+    return f"{where}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+
+
+def log_figure(figure: "Figure", name: str) -> None:
+    """Keep a plot with the open run."""
+    _mlflow().log_figure(figure, name, save_kwargs={"dpi": 120})
+
+
+def register(model: Any, example: "pd.DataFrame", metrics: dict[str, float]) -> str:
+    """Give a fitted model a version number in the registry, or the one that it already has there."""
+    from include.training import model_format
+
+    mlflow = _mlflow()
+    place = runs.here()
+    sha256 = runs.digest(model_format.dumps(model))
+    with run() as active:
+        mlflow.log_metrics(metrics)
+        for known in versions(place.dag_id):
+            if (known.run_id, known.sha256) == (active.info.run_id, sha256):
+                return known.number
+        with _hushed():
+            logged = mlflow.sklearn.log_model(
+                model,
+                name="model",
+                signature=mlflow.models.infer_signature(example, model.predict(example)),
+                input_example=example.head(3),
+                pip_requirements=[f"{package}=={installed(package)}" for package in SERVED_WITH],
+                skops_trusted_types=model_format.TRUSTED_TYPES,
+            )
+        tags = {"sha256": sha256, "airflow.run_key": place.key}
+        return str(mlflow.register_model(logged.model_uri, place.dag_id, tags=tags).version)
+
+
+def promote(number: str) -> str | None:
+    """Let callers have this version; returns the one that they had before."""
+    name = runs.here().dag_id
+    current = champion(name)
+    if current is not None and current.number == number:
+        return current.replaces
+    if current is not None:
+        client().set_model_version_tag(name, number, "replaces", current.number)
+    client().set_registered_model_alias(name, CHAMPION, number)
+    return None if current is None else current.number
+
+
+def champion(name: str) -> Version | None:
+    """The version that callers get, if any was ever promoted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(client().get_model_version_by_alias(name, CHAMPION))
+    except MlflowException as error:
+        # An unknown alias of a known model is reported as a bad parameter.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def versions(name: str) -> list[Version]:
+    """All versions of a model, newest first."""
+    found = client().search_model_versions(f"name = '{name}'", order_by=["version_number DESC"])
+    return [_version(each) for each in found]
+
+
+def load(name: str, number: str) -> Any:
+    """Fetch a registered model and build it from reviewed types only.
+
+    MLflow's own loader takes the list of trusted types from the model itself, which is why it asks
+    for MLFLOW_ALLOW_PICKLE_DESERIALIZATION first.
+    """
+    from include.training import model_format
+
+    mlflow = _mlflow()
+    folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{number}")
+    return model_format.loads((Path(folder) / "model.skops").read_bytes())
+
+
+def _mlflow() -> ModuleType:
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)  # before the import: it logs to stderr
+    import mlflow
+    import mlflow.sklearn
+
+    mlflow.set_tracking_uri(address())
+    return mlflow
+
+
+def _experiment(name: str) -> str:
+    """Make the experiment once; a store without a server keeps artifacts beside its database."""
+    known = client().get_experiment_by_name(name)
+    if known is not None:
+        return str(known.experiment_id)
+    where = address()
+    beside = None
+    if where.startswith("sqlite:///"):
+        beside = (Path(where.removeprefix("sqlite:///")).parent / "artifacts" / name).as_uri()
+    return str(client().create_experiment(name, artifact_location=beside))
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Turn MLflow's wrapping of a network fault into one that names the way out and is retried."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if "API request to" not in str(error):
+            raise
+        raise ConnectionError(
+            f"MLflow does not answer at {address()}. Start it (`make up`), or point the Airflow "
+            f"connection {CONNECTION} at a server that runs."
+        ) from error
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep two notices that are not about the model out of the task's log."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer column")
+        warnings.filterwarnings("ignore", "Operation with range is deprecated")
+        yield
+
+
+def _version(found: "ModelVersion") -> Version:
+    return Version(
+        model=found.name,
+        number=str(found.version),
+        sha256=found.tags.get("sha256", ""),
+        run_id=found.run_id,
+        key=found.tags.get("airflow.run_key", ""),
+        replaces=found.tags.get("replaces"),
+    )

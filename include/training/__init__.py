@@ -1,0 +1,1 @@
+"""Training as plain functions on frames and arrays; nothing here knows Airflow."""

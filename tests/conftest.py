@@ -1,0 +1,45 @@
+"""One migrated database, one DagBag, one MLflow store for each test process.
+
+The environment must stand before anything imports Airflow, so it is set while this file is loaded.
+Each xdist worker has an AIRFLOW_HOME of its own, on a memory disk where there is one, and takes
+copies of the databases that the first of them migrates.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from include.tools import environment
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+FAST_DISK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()  # noqa: S108
+SHARED = Path(FAST_DISK) / f"catalogue-tests-{SESSION}"
+HOME = SHARED / WORKER
+(HOME / "no-dags").mkdir(parents=True, exist_ok=True)
+
+os.environ.update(environment.airflow(HOME, store=HOME))
+os.environ.update(
+    {
+        # Quiet, lazy, and with an empty bundle: otherwise every dag.test() parses and syncs all files.
+        "AIRFLOW__CORE__LAZY_LOAD_PLUGINS": "True",
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": (
+            '[{"name": "dags-folder", '
+            '"classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", '
+            f'"kwargs": {{"path": "{HOME / "no-dags"}"}}}}]'
+        ),
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "AIRFLOW_CONN_MLFLOW_DEFAULT": f'{{"conn_type": "sqlite", "host": "{HOME}/mlflow/mlflow.db"}}',
+        "AIRFLOW_CONN_WAREHOUSE": f'{{"conn_type": "sqlite", "host": "{HOME}/warehouse.db"}}',
+        "MLFLOW_TRACKING_URI": f"sqlite:///{HOME}/mlflow/mlflow.db",
+    }
+)
+pytest_plugins = ["tests.harness"]
+
+
+def pytest_sessionfinish() -> None:
+    """Leave nothing behind; the last process to go takes the shared folder along."""
+    shutil.rmtree(HOME, ignore_errors=True)
+    if WORKER == "main":
+        shutil.rmtree(SHARED, ignore_errors=True)

@@ -1,0 +1,271 @@
+"""Run a pipeline in the test's own process and look at everything that it left behind."""
+
+import fcntl
+import gc
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from include.tools import environment
+from tests.conftest import HOME, SHARED
+
+SUCCESS = {"success", "skipped"}
+
+
+@dataclass
+class FinishedRun:
+    """What one run did: taken down when it ended, since a second run for its date deletes it."""
+
+    dag_id: str
+    logical_date: datetime
+    state: str
+    states: dict[str, str]
+    _tries: dict[str, int]
+    _errors: dict[str, BaseException]
+    _xcoms: dict[tuple[str, int, str], Any]
+    _events: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The name that everything of this run is stored under."""
+        from include import runs
+
+        return runs.key(self.logical_date, "")
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        """What a task passed on."""
+        return self._xcoms[task_id, map_index, key]
+
+    def xcoms(self) -> dict[tuple[str, int, str], Any]:
+        """Everything that was passed on, by task, map index and key."""
+        return dict(self._xcoms)
+
+    def reference(self, task_id: str, key: str = "return_value", map_index: int = -1) -> str:
+        """The artifact that a task passed on; `key` may also name an entry of what it returned."""
+        if (task_id, map_index, key) in self._xcoms:
+            return str(self._xcoms[task_id, map_index, key])
+        return str(self._xcoms[task_id, map_index, "return_value"][key])
+
+    def frame(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        """The table that a task wrote."""
+        from include import storage
+
+        return storage.read_frame(self.reference(task_id, key, map_index))
+
+    def model(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        """The model that a task wrote."""
+        from include import storage
+
+        return storage.read_model(self.reference(task_id, key, map_index))
+
+    def digest(self, task_id: str, key: str = "return_value", map_index: int = -1) -> str:
+        """The digest of the artifact that a task wrote."""
+        return self.reference(task_id, key, map_index).partition("#sha256=")[2]
+
+    def error(self, task_id: str) -> str:
+        """The message that a failed task ended with."""
+        return str(self._errors[task_id])
+
+    def tries(self, task_id: str) -> int:
+        """How often a task was started."""
+        return self._tries[task_id]
+
+    def events(self, asset: str) -> list[Any]:
+        """The extras of the events that this run emitted for an asset, named without the dag_id."""
+        return self._events.get(f"{self.dag_id}/{asset}", [])
+
+
+@dataclass
+class Warehouse:
+    """The database behind the connection `warehouse`."""
+
+    path: Path
+
+    def column(self, table: str, name: str) -> list[Any]:
+        """All values of a column."""
+        with closing(sqlite3.connect(self.path)) as database:
+            return [row[0] for row in database.execute(f"SELECT {name} FROM {table}")]  # noqa: S608
+
+    def execute(self, statement: str) -> None:
+        """Change something; it is undone after the test."""
+        with closing(sqlite3.connect(self.path)) as database:
+            database.execute(statement)
+            database.commit()
+
+
+@contextmanager
+def once(name: str) -> Iterator[bool]:
+    """Let one worker make what all share while the others wait; says whether it is still to make."""
+    done = SHARED / f"{name}.done"
+    with (SHARED / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not done.exists()
+        done.touch()
+
+
+@pytest.fixture(scope="session")
+def airflow_database() -> None:
+    """A migrated metadata database of this worker's own, with the pools of `config/pools.json`."""
+    template = SHARED / "airflow.db"
+    with once("airflow-database") as missing:
+        if missing:
+            from airflow.cli import cli_parser
+            from airflow.utils import db
+
+            db.initdb()
+            arguments = ["pools", "import", str(environment.PROJECT / "config" / "pools.json")]
+            parsed = cli_parser.get_parser().parse_args(arguments)
+            parsed.func(parsed)
+            shutil.copy(HOME / "airflow.db", template)
+    if not (HOME / "airflow.db").exists():
+        shutil.copy(template, HOME / "airflow.db")
+
+
+@pytest.fixture(scope="session")
+def mlflow_store() -> str:
+    """An MLflow store of this worker's own; returns its address."""
+    template = SHARED / "mlflow.db"
+    store = HOME / "mlflow" / "mlflow.db"
+    store.parent.mkdir(exist_ok=True)
+    with once("mlflow-store") as missing:
+        if missing:
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            SqlAlchemyStore(f"sqlite:///{template}", (HOME / "mlflow" / "artifacts").as_uri())
+    shutil.copy(template, store)
+    return f"sqlite:///{store}"
+
+
+@pytest.fixture(scope="session")
+def warehouse_file() -> Path:
+    """The seeded warehouse, made once for all workers."""
+    from include.data import warehouse
+
+    template = SHARED / "warehouse.db"
+    with once("warehouse"):
+        warehouse.create(template)
+    return Path(shutil.copy(template, HOME / "warehouse.db"))
+
+
+@pytest.fixture
+def warehouse(warehouse_file: Path) -> Iterator[Warehouse]:
+    """The warehouse, put back as it was when the test is over."""
+    yield Warehouse(warehouse_file)
+    shutil.copy(SHARED / "warehouse.db", warehouse_file)
+
+
+@pytest.fixture(scope="session")
+def dagbag(airflow_database: None) -> Any:
+    """All DAGs, parsed once and known to the database; retries don't wait."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
+
+    bag = BundleDagBag(
+        dag_folder=environment.DAGS, bundle_path=environment.DAGS, bundle_name="dags-folder"
+    )
+    assert not bag.import_errors, bag.import_errors
+    DagBundlesManager().sync_bundles_to_db()
+    sync_bag_to_db(bag, "dags-folder", None)
+    for dag in bag.dags.values():
+        dag.deadline = None
+        for task in dag.tasks:
+            if task.is_mapped:
+                task.partial_kwargs["retry_delay"] = timedelta(0)
+            else:
+                task.retry_delay = timedelta(0)
+    gc.collect()
+    gc.freeze()
+    return bag
+
+
+@pytest.fixture(scope="session")
+def run_dag(dagbag: Any, mlflow_store: str, warehouse_file: Path) -> Callable[..., FinishedRun]:
+    """Run a DAG to its end: `run_dag(dag_id, conf=…, logical_date=…, expect="failed")`.
+
+    Fails unless the run ended as expected, and in a good run also where any task did not end as
+    success or skipped. Every call gets a date of its own unless it names one.
+    """
+    days = iter(range(10_000))
+
+    def run(
+        dag_id: str,
+        conf: dict[str, Any] | None = None,
+        logical_date: datetime | None = None,
+        expect: str = "success",
+    ) -> FinishedRun:
+        when = logical_date or datetime(2026, 1, 4, tzinfo=UTC) + timedelta(days=next(days))
+        finished = _run(dagbag.dags[dag_id], conf, when)
+        told = {task: str(error) for task, error in finished._errors.items()}
+        assert finished.state == expect, f"{finished.state}: {finished.states}\n{told}"
+        if expect == "success":
+            wrong = {task: s for task, s in finished.states.items() if s not in SUCCESS}
+            assert not wrong, f"green run with tasks that are not: {wrong}\n{told}"
+        return finished
+
+    return run
+
+
+def _run(dag: Any, conf: dict[str, Any] | None, when: datetime) -> FinishedRun:
+    from airflow.sdk.definitions import dag as dag_module
+
+    results: dict[str, BaseException] = {}
+    run_task = dag_module._run_task
+
+    def recording(*, ti: Any, task: Any, **rest: Any) -> Any:
+        result = run_task(ti=ti, task=task, **rest)
+        name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
+        results.pop(name, None)
+        if result is not None and result.error is not None:
+            results[name] = result.error
+        return result
+
+    with patch.object(dag_module, "_run_task", recording):
+        dag_run = dag.test(logical_date=when, run_after=when, run_conf=conf)
+    return _taken_down(dag.dag_id, when, dag_run, results)
+
+
+def _taken_down(
+    dag_id: str, when: datetime, dag_run: Any, errors: dict[str, BaseException]
+) -> FinishedRun:
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        instances = dag_run.get_task_instances(session=session)
+        named = {
+            i.task_id if i.map_index < 0 else f"{i.task_id}[{i.map_index}]": i for i in instances
+        }
+        xcoms = session.scalars(
+            select(XComModel).where(XComModel.dag_id == dag_id, XComModel.run_id == dag_run.run_id)
+        )
+        emitted: dict[str, list[Any]] = {}
+        for name, extra in session.execute(
+            select(AssetModel.name, AssetEvent.extra)
+            .join(AssetEvent, AssetEvent.asset_id == AssetModel.id)
+            .where(AssetEvent.source_dag_id == dag_id, AssetEvent.source_run_id == dag_run.run_id)
+            .order_by(AssetEvent.id)
+        ):
+            emitted.setdefault(name, []).append(extra)
+        return FinishedRun(
+            dag_id=dag_id,
+            logical_date=when,
+            state=str(dag_run.state),
+            states={name: str(each.state) for name, each in named.items()},
+            _tries={name: each.try_number for name, each in named.items()},
+            _errors=errors,
+            _xcoms={
+                (each.task_id, each.map_index, each.key): XComModel.deserialize_value(each)
+                for each in xcoms
+            },
+            _events=emitted,
+        )
