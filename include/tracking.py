@@ -196,8 +196,11 @@ def load(name: str, number: str) -> Any:
 def _mlflow() -> ModuleType:
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # before the import: it logs to stderr
-    import mlflow
-    import mlflow.sklearn
+    with warnings.catch_warnings():
+        # Its own type hints, looked at by its own checks while it is imported.
+        warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")
+        import mlflow
+        import mlflow.sklearn
 
     mlflow.set_tracking_uri(address())
     return mlflow

@@ -101,6 +101,25 @@ class Warehouse:
             database.commit()
 
 
+@dataclass
+class Registry:
+    """What MLflow knows about a model version, read past the helpers under test."""
+
+    client: Any
+
+    def metrics(self, version: Any) -> dict[str, float]:
+        """The metrics of the run that made it."""
+        return dict(self.client.get_run(version.run_id).data.metrics)
+
+    def params(self, version: Any) -> dict[str, str]:
+        """The parameters of the run that made it."""
+        return dict(self.client.get_run(version.run_id).data.params)
+
+    def artifacts(self, version: Any) -> list[str]:
+        """The files kept with the run that made it."""
+        return sorted(each.path for each in self.client.list_artifacts(version.run_id))
+
+
 @contextmanager
 def once(name: str) -> Iterator[bool]:
     """Let one worker make what all share while the others wait; says whether it is still to make."""
@@ -142,6 +161,14 @@ def mlflow_store() -> str:
             SqlAlchemyStore(f"sqlite:///{template}", (HOME / "mlflow" / "artifacts").as_uri())
     shutil.copy(template, store)
     return f"sqlite:///{store}"
+
+
+@pytest.fixture(scope="session")
+def registry(mlflow_store: str) -> Registry:
+    """MLflow's own client on this worker's store."""
+    from mlflow import MlflowClient
+
+    return Registry(MlflowClient(mlflow_store))
 
 
 @pytest.fixture(scope="session")
