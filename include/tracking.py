@@ -145,8 +145,14 @@ def register(model: Any, example: "pd.DataFrame", metrics: dict[str, float]) -> 
                 pip_requirements=[f"{package}=={installed(package)}" for package in SERVED_WITH],
                 skops_trusted_types=model_format.TRUSTED_TYPES,
             )
-        tags = {"sha256": sha256, "airflow.run_key": place.key}
-        return str(mlflow.register_model(logged.model_uri, place.dag_id, tags=tags).version)
+        created = client().create_model_version(
+            _registered(place.dag_id),
+            source=logged.model_uri,
+            run_id=active.info.run_id,
+            model_id=logged.model_id,
+            tags={"sha256": sha256, "airflow.run_key": place.key},
+        )
+        return str(created.version)
 
 
 def promote(number: str) -> str | None:
@@ -216,6 +222,18 @@ def _experiment(name: str) -> str:
     if where.startswith("sqlite:///"):
         beside = (Path(where.removeprefix("sqlite:///")).parent / "artifacts" / name).as_uri()
     return str(client().create_experiment(name, artifact_location=beside))
+
+
+def _registered(name: str) -> str:
+    """Make the registered model once; two runs that come first together make it once too."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client().create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return name
 
 
 @contextmanager

@@ -22,6 +22,8 @@ def expectations() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it still imports sre_constants
         import great_expectations.expectations
+    # One of its modules turns itself up to INFO while it is imported.
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     return great_expectations.expectations
 
 
