@@ -40,7 +40,7 @@ SERVED_WITH = ("scikit-learn", "skops", "pandas", "numpy")
 
 # Airflow repeats a failed task by its own rules; MLflow's seven tries would hide a dead server for
 # minutes. And nobody is told that these pipelines ran.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -249,7 +249,7 @@ def _reachable() -> Iterator[None]:
         raise ConnectionError(
             f"MLflow does not answer at {address()}. Start it (`make up`), or point the Airflow "
             f"connection {CONNECTION} at a server that runs."
-        ) from error
+        ) from None
 
 
 @contextmanager

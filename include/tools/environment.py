@@ -24,7 +24,9 @@ SILENCE = {
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     "DO_NOT_TRACK": "1",
     "GX_ANALYTICS_ENABLED": "false",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # MLflow's server would fetch a price list
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
     "SCARF_NO_ANALYTICS": "true",
 }
@@ -70,6 +72,7 @@ def airflow(airflow_home: Path, store: Path, database: Path | None = None) -> di
         # A task's first call may meet a server that is still starting; the default is 5 seconds.
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW_VAR_ARTIFACT_STORE": (store / "artifacts").as_uri(),
+        "AIRFLOW_VAR_TRAINING_PYTHON": str(PROJECT / ".venvs" / "training" / "bin" / "python"),
         "CATALOGUE_HOME": str(store),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": str(PROJECT),
@@ -119,3 +122,17 @@ def _keys(store: Path) -> dict[str, str]:
         part.replace(file)
     keys: dict[str, str] = json.loads(file.read_text())
     return keys
+
+
+def _print() -> None:
+    """Say what `make up` runs Airflow with, for a shell to take over."""
+    import shlex
+
+    from include.tools import up
+
+    for name, value in sorted(up.settings(home()).items()):
+        print(f"export {name}={shlex.quote(value)}")
+
+
+if __name__ == "__main__":
+    _print()

@@ -1,0 +1,52 @@
+# The commands of the catalogue; `make help` lists them.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help install up down status run env test test-fast lint bench checklist copy lock clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: ## Make the environments (the other commands do it by themselves)
+	@bash include/tools/install.sh
+
+up: install ## Start Airflow with all pipelines, and the services that they talk to
+	@$(PY) -m include.tools.up up
+
+down: ## Stop everything that `make up` started
+	@if [ -x $(PY) ]; then $(PY) -m include.tools.up down; else echo "Nothing was started."; fi
+
+status: install ## Say what runs, and where
+	@$(PY) -m include.tools.up status
+
+run: install ## Run one pipeline: DAG=… [CONF='{"name": value}'] [DATE=2026-01-04] [VERBOSE=1]
+	@$(PY) -m include.tools.run "$(DAG)" $(if $(CONF),--conf '$(CONF)') $(if $(DATE),--date '$(DATE)') $(if $(VERBOSE),--verbose)
+
+env: install ## Print the environment for calling `airflow` yourself: eval "$$(make -s env)"
+	@$(PY) -m include.tools.environment
+
+test: install ## Prove every promise
+	@$(PY) -m pytest -n 2 --dist loadfile
+
+test-fast: install ## The tests that take under two minutes together
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+
+lint: install ## Check style and types
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+bench: install ## Measure: parse time of each file beside a bare DAG of the same shape
+	@$(PY) -m benchmarks.parse_time
+
+checklist: install ## Run all tests and write CHECKLIST.md and the README's gallery from the results
+	@$(PY) -m include.tools.checklist
+
+copy: install ## Copy one pipeline into another project: DAG=… TO=~/my-airflow NAME=…
+	@$(PY) -m include.tools.copy "$(DAG)" "$(TO)" "$(NAME)"
+
+lock: install ## Resolve requirements.in anew into requirements.txt
+	@bash include/tools/lock.sh
+
+clean: ## Remove the environments and everything that was written at run time
+	@if [ -x $(PY) ]; then $(PY) -m include.tools.up down; fi
+	@rm -rf .venv .venvs "$${CATALOGUE_HOME:-.catalogue}" .mypy_cache .pytest_cache .ruff_cache

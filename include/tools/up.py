@@ -1,0 +1,172 @@
+"""`make up`, `make down`, `make status`: Airflow and its services on this machine, and nothing beyond."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from include.data import warehouse
+from include.tools import environment, processes, services
+
+COMPONENTS = {
+    "api-server": ["api-server"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+    "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
+}
+
+
+def settings(home: Path) -> dict[str, str]:
+    """What `make up` runs Airflow with."""
+    return environment.airflow(home / "airflow", store=home) | services.ports()
+
+
+def up() -> None:
+    """Start what is not running yet, wait until every DAG is there, and say where to look."""
+    began = time.monotonic()
+    home = environment.home()
+    folder = home / "services"
+    env = settings(home)
+    known = {process.name: process for process in processes.running(folder)}
+    wanted = {service.name: int(env[service.port_variable]) for service in services.SERVICES}
+    wanted["api-server"] = int(env["AIRFLOW__API__PORT"])
+    _refuse_taken_ports({name: port for name, port in wanted.items() if name not in known})
+
+    _say("database, pools, connections, warehouse")
+    prepare(home, env)
+    try:
+        for service in services.SERVICES:
+            if service.name not in known:
+                _say(f"{service.name} on port {env[service.port_variable]}")
+                services.start(service, home, folder, env)
+        _say(f"Airflow on port {env['AIRFLOW__API__PORT']}")
+        start_airflow(folder, env, already=set(known))
+        _say("reading the DAGs")
+        wait_for_dags(env)
+    except (RuntimeError, KeyboardInterrupt):
+        processes.stop(folder, [p for p in processes.running(folder) if p.name not in known])
+        raise
+    _banner(env, time.monotonic() - began)
+
+
+def down() -> None:
+    """Stop everything that `up` started, and nothing else."""
+    folder = environment.home() / "services"
+    started = processes.running(folder)
+    processes.stop(folder, started)
+    print(f"Stopped: {', '.join(process.name for process in started) or 'nothing was running'}.")
+
+
+def status() -> None:
+    """Say what runs, and where."""
+    started = processes.running(environment.home() / "services")
+    if not started:
+        print("Nothing runs. `make up` starts Airflow and its services.")
+    for process in started:
+        where = f"http://{environment.HOST}:{process.port}" if process.port else ""
+        print(f"{process.name:<14} pid {process.pid:<8} {where:<24} {process.log}")
+
+
+def prepare(home: Path, env: dict[str, str]) -> None:
+    """Everything that must stand before Airflow starts; safe to do again."""
+    airflow(env, "db", "migrate")
+    airflow(env, "pools", "import", str(environment.PROJECT / "config" / "pools.json"))
+    warehouse.create(home / "warehouse.db")
+    present = {each["conn_id"] for each in json.loads(airflow(env, "connections", "list", "-o", "json"))}
+    ours = {service.connection for service in services.SERVICES}
+    known = environment.connections(env)
+    changed = {name: fields for name, fields in known.items() if name in ours or name not in present}
+    file = home / "connections.json"
+    file.write_text(json.dumps(changed))
+    airflow(env, "connections", "import", "--overwrite", str(file))
+    file.unlink()
+
+
+def start_airflow(folder: Path, env: dict[str, str], already: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    """Start Airflow's components one by one: together they would listen beyond loopback."""
+    for name, arguments in COMPONENTS.items():
+        if name in already:
+            continue
+        port = int(env["AIRFLOW__API__PORT"]) if name == "api-server" else None
+        command = [sys.executable, "-m", "airflow", *arguments]
+        process = processes.start(folder, name, command, env, port)
+        if name == "api-server":
+            processes.wait_until_answers(f"{_api(env)}/version", process)
+
+
+def wait_for_dags(env: dict[str, str], seconds: float = 120.0) -> None:
+    """Wait until every DAG file is listed; name the file that does not import."""
+    expected = {path.stem for path in Path(env["AIRFLOW__CORE__DAGS_FOLDER"]).glob("97_*.py")}
+    deadline = time.monotonic() + seconds
+    while True:
+        errors = _get(f"{_api(env)}/importErrors")["import_errors"]
+        if errors:
+            raise RuntimeError(
+                "\n".join(f"{each['filename']} does not import:\n{each['stack_trace']}" for each in errors)
+            )
+        missing = expected - {each["dag_id"] for each in _get(f"{_api(env)}/dags?limit=100")["dags"]}
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"after {seconds:.0f} s Airflow still does not list {sorted(missing)}")
+        time.sleep(0.5)
+
+
+def airflow(env: dict[str, str], *arguments: str) -> str:
+    """Run an `airflow` command to its end and return what it printed."""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "airflow", *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"airflow {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _api(env: dict[str, str]) -> str:
+    return f"{env['AIRFLOW__API__BASE_URL']}/api/v2"
+
+
+def _get(url: str) -> Any:
+    with urlopen(url, timeout=60) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+def _refuse_taken_ports(wanted: dict[str, int]) -> None:
+    variables = {service.name: service.port_variable for service in services.SERVICES}
+    variables["api-server"] = "AIRFLOW_PORT"
+    for name, port in wanted.items():
+        if processes.in_use(port):
+            raise SystemExit(
+                f"Port {port} is taken by another program. Choose one for {name}: "
+                f"make up {variables[name]}={port + 1}"
+            )
+
+
+def _say(what: str) -> None:
+    print(f"  · {what}", flush=True)
+
+
+def _banner(env: dict[str, str], seconds: float) -> None:
+    dags = len(list(environment.DAGS.glob("97_*.py")))
+    print(
+        f"\nReady after {seconds:.0f} s: {dags} pipelines, no import errors.\n"
+        f"  Airflow    {env['AIRFLOW__API__BASE_URL']}  (everybody who reaches it is admin)\n"
+        f"  Catalogue  {env['AIRFLOW__API__BASE_URL']}/plugin/catalogue\n"
+        f"  MLflow     http://{environment.HOST}:{env['MLFLOW_PORT']}\n"
+        "Stop it with `make down`."
+    )
+
+
+if __name__ == "__main__":
+    actions = {"up": up, "down": down, "status": status}
+    try:
+        actions[sys.argv[1]]()
+    except RuntimeError as error:
+        raise SystemExit(str(error)) from None

@@ -1,0 +1,79 @@
+"""Airflow's public REST API, as much of it as the scheduler tests speak."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
+
+
+@dataclass
+class Api:
+    """One Airflow, over HTTP."""
+
+    address: str
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask, and fail with the server's own words."""
+        request = Request(  # noqa: S310
+            f"{self.address}/api/v2{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+            method=method,
+        )
+        try:
+            with urlopen(request, timeout=60) as answer:  # noqa: S310
+                text = answer.read()
+        except HTTPError as error:
+            raise AssertionError(
+                f"{method} {path}: {error.code} {error.read().decode()}"
+            ) from error
+        return json.loads(text) if text else None
+
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, day: int = 4) -> str:
+        """Start a run for a date; returns its id."""
+        self.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+        date = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day - 1)
+        body = {"logical_date": date.isoformat(), "conf": conf or {}}
+        return str(self.call("POST", f"/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """All runs of a DAG."""
+        found: list[dict[str, Any]] = self.call("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"]
+        return found
+
+    def tasks(self, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
+        """The task instances of a run by task id."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=200"
+        return {each["task_id"]: each for each in self.call("GET", path)["task_instances"]}
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """What a task returned."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self.call("GET", path)["value"]
+
+    def finished(self, dag_id: str, run_id: str, seconds: float = 240) -> dict[str, dict[str, Any]]:
+        """Wait for a run to end and return its task instances."""
+
+        def ended() -> bool:
+            state = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"]
+            return state in FINAL
+
+        self.until(ended, seconds, f"{dag_id} {run_id} to end", dag_id, run_id)
+        return self.tasks(dag_id, run_id)
+
+    def until(
+        self, holds: Callable[[], bool], seconds: float, what: str, dag_id: str, run_id: str
+    ) -> None:
+        """Ask twice a second until something holds; say how far things got when it never does."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                states = {name: t["state"] for name, t in self.tasks(dag_id, run_id).items()}
+                raise AssertionError(f"waited {seconds:.0f} s for {what}: {states}")
+            time.sleep(0.5)
