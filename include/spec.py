@@ -34,7 +34,7 @@ class Task:
 
     @property
     def level(self) -> str:
-        """How much a reader should know; anti-patterns carry their level as a tag as well."""
+        """How much a reader should know."""
         return next(tag for tag in self.tags if tag in LEVELS)
 
 
