@@ -1,6 +1,6 @@
 """Pictures of a model: readable at the size in which a browser shows them, safe for colour-blind eyes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,4 +40,20 @@ def roc(labels: "ArrayLike", scores: Mapping[str, "ArrayLike"], title: str) -> "
         ylim=(0, 1.01),
     )
     axes.legend(loc="lower right", frameon=False)
+    return picture
+
+
+def bars(
+    groups: Sequence[str], values: Mapping[str, Sequence[float]], title: str, measure: str
+) -> "Figure":
+    """Draw one group of bars for each name, one colour for each series, with the numbers on top."""
+    picture, axes = figure()
+    width = 0.8 / len(values)
+    for place, (colour, (series, heights)) in enumerate(zip(COLOURS, values.items(), strict=False)):
+        at = [index + (place - (len(values) - 1) / 2) * width for index in range(len(groups))]
+        drawn = axes.bar(at, heights, width * 0.95, color=colour, label=series)
+        axes.bar_label(drawn, fmt="%.2f", fontsize=9)
+    axes.set(title=title, ylabel=measure)
+    axes.set_xticks(range(len(groups)), [name.replace("_", " ") for name in groups])
+    axes.legend(frameon=False, ncols=len(values), loc="upper center", bbox_to_anchor=(0.5, -0.1))
     return picture
