@@ -1,5 +1,6 @@
 """Run a pipeline in the test's own process and look at everything that it left behind."""
 
+import copy
 import fcntl
 import gc
 import shutil
@@ -114,6 +115,12 @@ class Registry:
     def params(self, version: Any) -> dict[str, str]:
         """The parameters of the run that made it."""
         return dict(self.client.get_run(version.run_id).data.params)
+
+    def runs(self, dag_id: str, key: str) -> list[Any]:
+        """The MLflow runs of one pipeline run."""
+        experiment = self.client.get_experiment_by_name(dag_id)
+        wanted = f"tags.`airflow.run_key` = '{key}'"
+        return list(self.client.search_runs([experiment.experiment_id], wanted))
 
     def artifacts(self, version: Any) -> list[str]:
         """The files kept with the run that made it."""
@@ -254,8 +261,14 @@ def _run(dag: Any, conf: dict[str, Any] | None, when: datetime) -> FinishedRun:
             results[name] = result.error
         return result
 
-    with patch.object(dag_module, "_run_task", recording):
-        dag_run = dag.test(logical_date=when, run_after=when, run_conf=conf)
+    # A run in this process writes its conf into the DAG's own params: the next must not find it.
+    params = {each: copy.deepcopy(each.params) for each in [dag, *dag.tasks]}
+    try:
+        with patch.object(dag_module, "_run_task", recording):
+            dag_run = dag.test(logical_date=when, run_after=when, run_conf=conf)
+    finally:
+        for each, untouched in params.items():
+            each.params = untouched
     return _taken_down(dag.dag_id, when, dag_run, results)
 
 
@@ -264,6 +277,7 @@ def _taken_down(
 ) -> FinishedRun:
     from airflow.models.asset import AssetEvent, AssetModel
     from airflow.models.xcom import XComModel
+    from airflow.sdk.bases.xcom import BaseXCom
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
@@ -291,7 +305,7 @@ def _taken_down(
             _tries={name: each.try_number for name, each in named.items()},
             _errors=errors,
             _xcoms={
-                (each.task_id, each.map_index, each.key): XComModel.deserialize_value(each)
+                (each.task_id, each.map_index, each.key): BaseXCom.deserialize_value(each)
                 for each in xcoms
             },
             _events=emitted,
