@@ -3,6 +3,7 @@
 import copy
 import fcntl
 import gc
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -168,6 +169,14 @@ def mlflow_store() -> str:
             SqlAlchemyStore(f"sqlite:///{template}", (HOME / "mlflow" / "artifacts").as_uri())
     shutil.copy(template, store)
     return f"sqlite:///{store}"
+
+
+@pytest.fixture(scope="session")
+def training_python() -> Path:
+    """The interpreter without Airflow, as `make install` makes it."""
+    python = Path(os.environ["AIRFLOW_VAR_TRAINING_PYTHON"])
+    assert python.is_file(), f"{python} is not there: make it with `make install`"
+    return python
 
 
 @pytest.fixture(scope="session")
