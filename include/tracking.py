@@ -13,7 +13,7 @@ counts, and without that a SQLite file under AIRFLOW_HOME.
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
@@ -29,13 +29,14 @@ from include import runs
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
 CONNECTION = "mlflow_default"
 CHAMPION = "champion"
 RUN_LINK = "mlflow_run"
+POINTS_AT_ONCE = 1000  # MLflow refuses more metrics in one request
 SERVED_WITH = ("scikit-learn", "skops", "pandas", "numpy")
 
 # Airflow repeats a failed task by its own rules; MLflow's seven tries would hide a dead server for
@@ -82,6 +83,23 @@ def client() -> "MlflowClient":
     return client
 
 
+def server() -> str:
+    """Ask for the server's version: somebody is there, and it is MLflow."""
+    _mlflow()
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    where = address()
+    with _reachable():
+        answer = http_request(get_default_host_creds(where), "/version", "GET")
+    if answer.status_code != 200:
+        raise ValueError(
+            f"{where} answers, but not as MLflow does: HTTP {answer.status_code} for /version. Look "
+            f"at host, port, login and password of the Airflow connection {CONNECTION}."
+        )
+    return str(answer.text)
+
+
 @contextmanager
 def run() -> Iterator["Run"]:
     """Open this pipeline run's MLflow run: the one that an earlier task or try began, or a new one.
@@ -89,26 +107,19 @@ def run() -> Iterator["Run"]:
     Everything logged inside, also by MLflow's own functions, lands there. The run is marked as
     finished when the block ends well and as failed when it doesn't.
     """
-    mlflow = _mlflow()
     place = runs.here()
-    with _reachable():
-        experiment_id = _experiment(place.dag_id)
-        labels = {"airflow.run_key": place.key, "airflow.settings": place.settings}
-        begun = mlflow.search_runs(
-            experiment_ids=[experiment_id],
-            filter_string=" and ".join(f"tags.`{tag}` = '{at}'" for tag, at in labels.items()),
-            order_by=["attributes.start_time ASC"],
-            max_results=1,
-            output_format="list",
-        )
-        opened = (
-            mlflow.start_run(run_id=begun[0].info.run_id)
-            if begun
-            else mlflow.start_run(experiment_id=experiment_id, run_name=place.key, tags=labels)
-        )
-    get_current_context()["ti"].xcom_push(RUN_LINK, page(opened))
-    with opened as active:
+    labels = {"airflow.run_key": place.key, "airflow.settings": place.settings}
+    with _opened(place.key, labels) as active:
         yield active
+
+
+@contextmanager
+def part(name: str) -> Iterator["Run"]:
+    """Open a run within this pipeline run's, for one of several that are to be compared."""
+    with run() as whole:
+        labels = {"mlflow.parentRunId": whole.info.run_id, "airflow.part": name}
+        with _opened(name, labels, nested=True) as active:
+            yield active
 
 
 def page(run: "Run") -> str:
@@ -124,35 +135,70 @@ def log_figure(figure: "Figure", name: str) -> None:
     _mlflow().log_figure(figure, name, save_kwargs={"dpi": 120})
 
 
-def register(model: Any, example: "pd.DataFrame", metrics: dict[str, float]) -> str:
-    """Give a fitted model a version number in the registry, or the one that it already has there."""
+def log_history(history: Mapping[str, Sequence[float]]) -> None:
+    """Add measures to the open run, step by step; sent again, they are the same points.
+
+    MLflow takes a point with another time for another point, so the time is the run's start and the
+    step in milliseconds, which a second try gives again.
+    """
+    mlflow = _mlflow()
+    info = mlflow.active_run().info
+    points = [
+        mlflow.entities.Metric(measure, value, info.start_time + step, step)
+        for measure, values in history.items()
+        for step, value in enumerate(values, start=1)
+    ]
+    for first in range(0, len(points), POINTS_AT_ONCE):
+        client().log_batch(info.run_id, metrics=points[first : first + POINTS_AT_ONCE])
+
+
+def log_model(model: Any, example: "pd.DataFrame") -> "LoggedModel":
+    """Keep a fitted model with the open run, with signature and example, unless it is there."""
     from include.training import model_format
 
     mlflow = _mlflow()
-    place = runs.here()
+    info = mlflow.active_run().info
     sha256 = runs.digest(model_format.dumps(model))
-    with run() as active:
-        mlflow.log_metrics(metrics)
-        for known in versions(place.dag_id):
-            if (known.run_id, known.sha256) == (active.info.run_id, sha256):
-                return known.number
-        with _hushed():
-            logged = mlflow.sklearn.log_model(
-                model,
-                name="model",
-                signature=mlflow.models.infer_signature(example, model.predict(example)),
-                input_example=example.head(3),
-                pip_requirements=[f"{package}=={installed(package)}" for package in SERVED_WITH],
-                skops_trusted_types=model_format.TRUSTED_TYPES,
-            )
-        created = client().create_model_version(
-            _registered(place.dag_id),
-            source=logged.model_uri,
-            run_id=active.info.run_id,
-            model_id=logged.model_id,
-            tags={"sha256": sha256, "airflow.run_key": place.key},
+    for known in client().search_logged_models(
+        [info.experiment_id], f"source_run_id = '{info.run_id}' AND tags.sha256 = '{sha256}'"
+    ):
+        if known.status == mlflow.entities.LoggedModelStatus.READY:
+            return known
+    with hushed():
+        logged = mlflow.sklearn.log_model(
+            model,
+            name="model",
+            signature=mlflow.models.infer_signature(example, model.predict(example)),
+            input_example=example.head(3),
+            pip_requirements=[f"{package}=={installed(package)}" for package in SERVED_WITH],
+            skops_trusted_types=model_format.TRUSTED_TYPES,
+            tags={"sha256": sha256},
         )
-        return str(created.version)
+    return client().get_logged_model(logged.model_id)
+
+
+def register(model: Any, example: "pd.DataFrame", metrics: dict[str, float]) -> str:
+    """Give a fitted model a version number in the registry, or the one that it already has there."""
+    with run():
+        _mlflow().log_metrics(metrics)
+        return register_logged(log_model(model, example))
+
+
+def register_logged(logged: "LoggedModel") -> str:
+    """Give a model that a run keeps a version number, or the one that it already has."""
+    place = runs.here()
+    sha256 = logged.tags["sha256"]
+    for known in versions(place.dag_id):
+        if (known.run_id, known.sha256) == (logged.source_run_id, sha256):
+            return known.number
+    created = client().create_model_version(
+        _registered(place.dag_id),
+        source=logged.model_uri,
+        run_id=logged.source_run_id,
+        model_id=logged.model_id,
+        tags={"sha256": sha256, "airflow.run_key": place.key},
+    )
+    return str(created.version)
 
 
 def promote(number: str) -> str | None:
@@ -199,6 +245,22 @@ def load(name: str, number: str) -> Any:
     return model_format.loads((Path(folder) / "model.skops").read_bytes())
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep notices that MLflow causes, and that are not about the model, out of the task's log."""
+    evaluation = logging.getLogger("mlflow.models.evaluation")
+    before = evaluation.level
+    evaluation.setLevel(logging.ERROR)  # it misses SHAP and a model where predictions are given
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer column")
+            warnings.filterwarnings("ignore", "Operation with range is deprecated")
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
+            yield
+    finally:
+        evaluation.setLevel(before)
+
+
 def _mlflow() -> ModuleType:
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # before the import: it logs to stderr
@@ -210,6 +272,31 @@ def _mlflow() -> ModuleType:
 
     mlflow.set_tracking_uri(address())
     return mlflow
+
+
+@contextmanager
+def _opened(name: str, labels: Mapping[str, str], nested: bool = False) -> Iterator["Run"]:
+    """Open the run that carries these labels, or a new one, and link it from the task."""
+    mlflow = _mlflow()
+    with _reachable():
+        experiment_id = _experiment(runs.here().dag_id)
+        begun = mlflow.search_runs(
+            experiment_ids=[experiment_id],
+            filter_string=" and ".join(f"tags.`{tag}` = '{at}'" for tag, at in labels.items()),
+            order_by=["attributes.start_time ASC"],
+            max_results=1,
+            output_format="list",
+        )
+        opened = (
+            mlflow.start_run(run_id=begun[0].info.run_id, nested=nested)
+            if begun
+            else mlflow.start_run(
+                experiment_id=experiment_id, run_name=name, tags=dict(labels), nested=nested
+            )
+        )
+        with opened as active:
+            get_current_context()["ti"].xcom_push(RUN_LINK, page(active))
+            yield active
 
 
 def _experiment(name: str) -> str:
@@ -250,15 +337,6 @@ def _reachable() -> Iterator[None]:
             f"MLflow does not answer at {address()}. Start it (`make up`), or point the Airflow "
             f"connection {CONNECTION} at a server that runs."
         ) from None
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep two notices that are not about the model out of the task's log."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer column")
-        warnings.filterwarnings("ignore", "Operation with range is deprecated")
-        yield
 
 
 def _version(found: "ModelVersion") -> Version:

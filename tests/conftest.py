@@ -35,7 +35,7 @@ os.environ.update(
         "MLFLOW_TRACKING_URI": f"sqlite:///{HOME}/mlflow/mlflow.db",
     }
 )
-pytest_plugins = ["tests.harness", "tests.proofs"]
+pytest_plugins = ["tests.harness", "tests.proofs", "tests.services"]
 
 
 def pytest_sessionfinish() -> None:

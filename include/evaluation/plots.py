@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
@@ -56,4 +57,74 @@ def bars(
     axes.set(title=title, ylabel=measure)
     axes.set_xticks(range(len(groups)), [name.replace("_", " ") for name in groups])
     axes.legend(frameon=False, ncols=len(values), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    return picture
+
+
+def curves(series: Mapping[str, Sequence[float]], title: str, step: str, measure: str) -> "Figure":
+    """Draw a measure after each step of a training, one line for each series."""
+    picture, axes = figure()
+    for colour, (name, values) in zip(COLOURS, series.items(), strict=False):
+        axes.plot(range(1, len(values) + 1), values, color=colour, lw=2, label=name)
+    axes.set(title=title, xlabel=step, ylabel=measure)
+    axes.legend(frameon=False)
+    return picture
+
+
+def parallel_coordinates(rows: Mapping[str, Mapping[str, float]], title: str) -> "Figure":
+    """Draw one line for each row across one axis for each column; the first row is the thick one."""
+    picture, axes = figure(7.2)
+    columns = list(next(iter(rows.values())))
+    for place, column in enumerate(columns):
+        values = [row[column] for row in rows.values()]
+        axes.axvline(place, color="grey", lw=1, zorder=0)
+        axes.annotate(f"{max(values):.4g}", (place, 1.03), ha="center", va="bottom")
+        axes.annotate(f"{min(values):.4g}", (place, -0.03), ha="center", va="top")
+    for index, (colour, (name, row)) in enumerate(zip(COLOURS, rows.items(), strict=False)):
+        heights = [_height(row[column], [r[column] for r in rows.values()]) for column in columns]
+        width = 4 if index == 0 else 1.8
+        axes.plot(range(len(columns)), heights, color=colour, lw=width, marker="o", label=name)
+    axes.set(title=title, ylim=(-0.12, 1.12))
+    axes.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns])
+    axes.set_yticks([])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.legend(frameon=False, ncols=len(rows), loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    return picture
+
+
+def _height(value: float, column: Sequence[float]) -> float:
+    """Where a value stands between the least and the greatest of its column; in the middle if alone."""
+    low, high = min(column), max(column)
+    return 0.5 if low == high else (value - low) / (high - low)
+
+
+def parallel(table: "pd.DataFrame", measure: str, title: str) -> "Figure":
+    """Draw each row as a line across its columns, the best by the measure in colour."""
+    picture, axes = figure(width=7.2)
+    columns = [column for column in table if column != measure] + [measure]
+    low, high = table[columns].min(), table[columns].max()
+    spread = (high - low).where(high > low, 1.0)
+    best = table[measure].idxmax()
+    for name, row in ((table[columns] - low) / spread).iterrows():
+        chosen = name == best
+        axes.plot(
+            range(len(columns)),
+            row,
+            color=COLOURS[0] if chosen else "grey",
+            lw=3 if chosen else 1.2,
+            alpha=1 if chosen else 0.6,
+            label=f"{name}, {measure} {table.loc[name, measure]:.3f}",
+        )
+    axes.set(title=title, yticks=[0, 1], ylabel="lowest to highest of each column")
+    axes.set_yticklabels(["lowest", "highest"])
+    labels = [f"{column}\n{low[column]:.4g} to {high[column]:.4g}" for column in columns]
+    axes.set_xticks(range(len(columns)), labels)
+    axes.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=9)
+    return picture
+
+
+def steps(values: Sequence[float], title: str, measure: str, step: str) -> "Figure":
+    """Draw how a measure developed, step by step."""
+    picture, axes = figure()
+    axes.plot(range(1, len(values) + 1), values, color=COLOURS[0], lw=2)
+    axes.set(title=title, xlabel=step, ylabel=measure)
     return picture

@@ -16,6 +16,9 @@ import psutil
 
 GRACE_SECONDS = 20.0
 
+# Held on to: Python warns about a process whose handle is thrown away while it runs.
+_HANDLES: list[subprocess.Popen[bytes]] = []
+
 
 @dataclass(frozen=True)
 class Process:
@@ -57,6 +60,7 @@ def start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _HANDLES.append(process)
     created = psutil.Process(process.pid).create_time()
     started = Process(name, process.pid, created, port, str(log))
     (folder / f"{name}.json").write_text(json.dumps(asdict(started)))
