@@ -34,8 +34,8 @@ size of the model.
 TaskFlow for one that you write here, the isolated interpreter for packages that can't live beside
 Airflow.
 
-**For production**: as many slots in `gpu_pool` as there are cards; a worker queue on the GPU machines;
-for jobs of hours see 97.2.5, for many machines 97.2.2.
+**For production**: as many slots in `gpu_pool` as there are cards; a worker queue on the GPU
+machines; for jobs of hours see 97.2.5, for many machines 97.2.2.
 """
 
 from datetime import datetime, timedelta
@@ -140,9 +140,9 @@ def local_training():
             names = features.get_feature_names_out()
             parts = {
                 name: storage.write_frame(
-                    pd.DataFrame(features.transform(part), columns=names).assign(
-                        **{LABEL: part[LABEL].to_numpy()}
-                    ),
+                    pd.DataFrame(features.transform(part), columns=names).assign(**{
+                        LABEL: part[LABEL].to_numpy()
+                    }),
                     f"{name}.parquet",
                 )
                 for name, part in (("train", train), ("holdout", holdout))
@@ -156,7 +156,7 @@ def local_training():
         python_operator = PythonOperator(
             task_id="python_operator",
             task_display_name="PythonOperator",
-            doc_md="For a function that already exists: nothing about it knows Airflow's decorators.",
+            doc_md="For a function that exists already: it knows nothing of Airflow's decorators.",
             python_callable=train_here,
             op_kwargs={"train": train},
             pool=POOL,
@@ -185,7 +185,7 @@ def local_training():
             execution_timeout=LONGEST,
         )
         def isolated(train_path: str, knobs: dict[str, str], label: str, seed: int):
-            """For packages that can't live beside Airflow: it gets paths, and returns a reference."""
+            """For packages that can't live beside Airflow: paths in, a reference out."""
             import hashlib
             from pathlib import Path
 
@@ -250,7 +250,9 @@ def local_training():
                 mlflow.log_params({knob: params[knob] for knob in KNOBS})
                 mlflow.log_metric("auc", table["taskflow"]["auc"])
                 for way, row in table.items():
-                    mlflow.log_metrics({f"{way}.{m}": row[m] for m in ("seconds", "peak_memory_mb")})
+                    mlflow.log_metrics({
+                        f"{way}.{m}": row[m] for m in ("seconds", "peak_memory_mb")
+                    })
                 seconds = {"training": [row["seconds"] for row in table.values()]}
                 picture = plots.bars(list(table), seconds, "What each way took", "seconds")
                 tracking.log_figure(picture, "seconds.png")

@@ -5,13 +5,13 @@
 | | |
 |---|---|
 | **Level** | intermediate |
-| **Needs** | an MLflow server behind the connection `mlflow_default` (`make up` and `make run` start one) |
+| **Needs** | a server at the connection `mlflow_default`; `make up` and `make run` start one |
 | **Runs in** | about 60 seconds |
 | **Look at** | MLflow: the experiment of this name, *Compare* on the three child runs |
 
 ```text
 ① Server   ② Experiments, one per configuration   ③ Compare              ④ Registry
-check   →  prepare → train ×3 → log ×3          → query → evaluate     → register → verify
+check   →  prepare → 3 train → 3 log            → query → evaluate     → register → verify
 ```
 
 | Box | Shown by |
@@ -21,12 +21,14 @@ check   →  prepare → train ×3 → log ×3          → query → evaluate  
 | Model registry | `registry.register`, `registry.verify` |
 | Run comparison | `compare.query`, `compare.evaluate` |
 
-**Run it**: `make run DAG=97_03_01_mlflow_integration`. With `make up`, stop the server while *Train*
-runs: *Log* fails, names the address, and sends the very same numbers when it is tried again.
+**Run it**: `make run DAG=97_03_01_mlflow_integration`. With `make up`, stop the server while
+*Train* runs: *Log* fails, names the address, and sends the very same numbers when it is tried
+again.
 
-**What you should see**: three child runs with an AUC after each tree, between 0.74 and 0.76, a picture
-of how the settings relate to it, and version 1 of the model with the alias `champion`. The three are
-closer than a second holdout would put them: a query finds the best number, not the truth (97.4.1).
+**What you should see**: three child runs with an AUC after each tree, between 0.74 and 0.76, a
+picture of how the settings relate to it, and version 1 of the model with the alias `champion`. The
+three are closer than a second holdout would put them: a query finds the best number, not the truth
+(97.4.1).
 
 **Copy it when** you compare trainings by reading logs.
 

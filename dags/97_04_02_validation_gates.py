@@ -22,19 +22,19 @@ ingest → split → train  → measure → check_thresholds → decide ─┬�
 | Approval workflows | `release.ask` |
 | Automated rejection | `release.reject` |
 
-**Run it**: `make run DAG=97_04_02_validation_gates`. Then make the candidate bad, honestly: train it
-on few customers with `CONF='{"training_rows": 60}'`. In the UI set *Grey zone* to 0.6, and look under
-*Required Actions*.
+**Run it**: `make run DAG=97_04_02_validation_gates`. Then make the candidate bad, honestly: train
+it on few customers with `CONF='{"training_rows": 60}'`. In the UI set *Grey zone* to 0.6, and look
+under *Required Actions*.
 
 **What you should see**: the first run is promoted with an AUC of 0.76, against 0.50 for having no
 model. Every run after it gains nothing on the champion and is rejected: a release is a risk, and a
 gain of 0.000 does not pay for it.
 
-**Copy it when** more than one person trains models for the same place, or when nobody can say why the
-model in production is there.
+**Copy it when** more than one person trains models for the same place, or when nobody can say why
+the model in production is there.
 
-**For production**: `assigned_users` on *Ask*, and a notifier that tells them; put the thresholds under
-review like code; promote by a canary (97.5.3) when the holdout is not the whole truth.
+**For production**: `assigned_users` on *Ask*, and a notifier that tells them; put the thresholds
+under review like code; promote by a canary (97.5.3) when the holdout is not the whole truth.
 """
 
 from datetime import datetime, timedelta

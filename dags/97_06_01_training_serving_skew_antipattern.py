@@ -20,7 +20,8 @@ payments ─┬→ copied_transformation ─┬→ compare
 
 | Box | Shown by |
 |---|---|
-| Show skew examples | `wrong.copied_transformation`, `wrong.batch_statistics`, `wrong.value_of_now` |
+| Show skew examples | `wrong.copied_transformation`, `wrong.batch_statistics` |
+| | `wrong.value_of_now` |
 | Demonstrate prediction errors | `compare` |
 | Provide feature store patterns | `right.build_training_set`, `right.serve` |
 | Include consistency testing | `right.replay`, `compare` |
@@ -35,8 +36,8 @@ serving, and only replaying what was really served finds all three.
 **Copy it when** a model that was good offline disappoints online, or before it can. `make copy`
 leaves the group `wrong` and the comparison out.
 
-**For production**: `Accounts` is the place of a feature store (97.9.2 uses Feast); keep `replay` as a
-nightly job on yesterday's request log, and let it alarm.
+**For production**: `Accounts` is the place of a feature store (97.9.2 uses Feast); keep `replay`
+as a nightly job on yesterday's request log, and let it alarm.
 """
 
 from datetime import datetime, timedelta
@@ -58,7 +59,7 @@ LEAST_HARM = {
 
 
 def fit(features, labels):
-    """Train the one model that both ways use: the skew lies in what it is fed, not in what it is."""
+    """Train the model that both ways use: the skew is in what it is fed, not in what it is."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -192,7 +193,7 @@ def training_serving_skew():
     def right(payments: str, disputes: str):
         @task(task_display_name="Build training set")
         def build_training_set(payments: str, disputes: str) -> str:
-            """Each payment as it looked at its own moment: the store is fed in the order of time."""
+            """Each payment as it looked at its moment: the store is fed in the order of time."""
             from include.features.payments import as_of
 
             paid, disputed = storage.read_frame(payments), storage.read_frame(disputes)
@@ -277,7 +278,9 @@ def training_serving_skew():
             }
         with tracking.run():
             for name, row in harm.items():
-                mlflow.log_metrics({f"{name}.{k}": v for k, v in row.items() if k != "first_difference"})
+                mlflow.log_metrics({
+                    f"{name}.{k}": v for k, v in row.items() if k != "first_difference"
+                })
             bars = {
                 "promised offline": [row["promised"] for row in harm.values()],
                 "delivered": [row["delivered"] for row in harm.values()],

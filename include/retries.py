@@ -8,8 +8,13 @@ one (a lost connection is an OSError) come first. What no rule names is retried 
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-PASSING = [ConnectionError, TimeoutError, BlockingIOError, InterruptedError]
-LASTING = [
+PASSING: list[type[BaseException] | str] = [
+    ConnectionError,
+    TimeoutError,
+    BlockingIOError,
+    InterruptedError,
+]
+LASTING: list[type[BaseException] | str] = [
     ValueError,  # wrong parameters, broken files, failed expectations
     TypeError,
     LookupError,

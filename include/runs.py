@@ -1,9 +1,10 @@
 """Which run is this? One answer for storage, tracking, registries and job names.
 
-A task that is tried again, or a run that is started again for the same date, must come back to what
-it made before; two different runs must never meet. Both follow from naming everything after the DAG
-and the run's *key*: the logical date where there is one, else the run_id. (`airflow dags test` gives
-each run of one date a new run_id, and a manual or asset-triggered run may have no logical date.)
+A task that is tried again, or a run that is started again for the same date, must come back to
+what it made before; two different runs must never meet. Both follow from naming everything after
+the DAG and the run's *key*: the logical date where there is one, else the run_id. (`airflow dags
+test` gives each run of one date a new run_id, and a manual or asset-triggered run may have no
+logical date.)
 """
 
 import hashlib
@@ -26,11 +27,11 @@ class Place:
     map_index: int
     try_number: int
     settings: str
-    """A short digest of the run's params: the same date with other settings is another experiment."""
+    """A digest of the run's params: the same date with other settings is another experiment."""
 
 
 def key(logical_date: datetime | None, run_id: str) -> str:
-    """Name a run so that a second run for the same date has the same name; safe in paths and URLs."""
+    """Name a run so that a second run for its date has the same name; safe in paths."""
     if logical_date is not None:
         moment = logical_date.astimezone(UTC)
         return moment.strftime("%Y%m%dT%H%M%S" + ("%f" if moment.microsecond else ""))

@@ -94,7 +94,7 @@ def server() -> str:
         answer = http_request(get_default_host_creds(where), "/version", "GET")
     if answer.status_code != 200:
         raise ValueError(
-            f"{where} answers, but not as MLflow does: HTTP {answer.status_code} for /version. Look "
+            f"{where} answers, but not as MLflow: HTTP {answer.status_code} for /version. Look "
             f"at host, port, login and password of the Airflow connection {CONNECTION}."
         )
     return str(answer.text)
@@ -178,7 +178,7 @@ def log_model(model: Any, example: "pd.DataFrame") -> "LoggedModel":
 
 
 def register(model: Any, example: "pd.DataFrame", metrics: dict[str, float]) -> str:
-    """Give a fitted model a version number in the registry, or the one that it already has there."""
+    """Give a fitted model a version number in the registry, or the one that it already has."""
     with run():
         _mlflow().log_metrics(metrics)
         return register_logged(log_model(model, example))
@@ -268,10 +268,10 @@ def _mlflow() -> ModuleType:
         # Its own type hints, looked at by its own checks while it is imported.
         warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")
         import mlflow
-        import mlflow.sklearn
 
     mlflow.set_tracking_uri(address())
-    return mlflow
+    module: ModuleType = mlflow
+    return module
 
 
 @contextmanager

@@ -20,21 +20,19 @@ HOME = SHARED / WORKER
 (HOME / "no-dags").mkdir(parents=True, exist_ok=True)
 
 os.environ.update(environment.airflow(HOME, store=HOME))
-os.environ.update(
-    {
-        # Quiet, lazy, and with an empty bundle: otherwise every dag.test() parses and syncs all files.
-        "AIRFLOW__CORE__LAZY_LOAD_PLUGINS": "True",
-        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": (
-            '[{"name": "dags-folder", '
-            '"classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", '
-            f'"kwargs": {{"path": "{HOME / "no-dags"}"}}}}]'
-        ),
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
-        "AIRFLOW_CONN_MLFLOW_DEFAULT": f'{{"conn_type": "sqlite", "host": "{HOME}/mlflow/mlflow.db"}}',
-        "AIRFLOW_CONN_WAREHOUSE": f'{{"conn_type": "sqlite", "host": "{HOME}/warehouse.db"}}',
-        "MLFLOW_TRACKING_URI": f"sqlite:///{HOME}/mlflow/mlflow.db",
-    }
-)
+os.environ.update({
+    # Quiet, lazy, and with an empty bundle: otherwise every dag.test() parses and syncs all files.
+    "AIRFLOW__CORE__LAZY_LOAD_PLUGINS": "True",
+    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": (
+        '[{"name": "dags-folder", '
+        '"classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", '
+        f'"kwargs": {{"path": "{HOME / "no-dags"}"}}}}]'
+    ),
+    "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+    "AIRFLOW_CONN_MLFLOW_DEFAULT": f'{{"conn_type": "sqlite", "host": "{HOME}/mlflow/mlflow.db"}}',
+    "AIRFLOW_CONN_WAREHOUSE": f'{{"conn_type": "sqlite", "host": "{HOME}/warehouse.db"}}',
+    "MLFLOW_TRACKING_URI": f"sqlite:///{HOME}/mlflow/mlflow.db",
+})
 pytest_plugins = ["tests.harness", "tests.proofs", "tests.services"]
 
 

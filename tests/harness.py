@@ -130,7 +130,7 @@ class Registry:
 
 @contextmanager
 def once(name: str) -> Iterator[bool]:
-    """Let one worker make what all share while the others wait; says whether it is still to make."""
+    """Let one worker make what all share while the others wait; yields whether it must."""
     done = SHARED / f"{name}.done"
     with (SHARED / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

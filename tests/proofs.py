@@ -1,7 +1,8 @@
 """Collect what the tests prove, box by box, and hold CHECKLIST.md against it.
 
-A test that proves a box of the specification says so: `@pytest.mark.shows("97.1.1", "Model training")`.
-`--proofs FILE` writes the outcomes down; after a run of the whole suite CHECKLIST.md must match them.
+A test that proves a box of the specification says so:
+`@pytest.mark.shows("97.1.1", "Model training")`. `--proofs FILE` writes the outcomes down; after a
+run of the whole suite CHECKLIST.md must match them.
 """
 
 import json
@@ -30,12 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Hand each claim to the report, which is what travels from xdist's workers; refuse false ones."""
+    """Hand each claim to the report, which travels from xdist's workers; refuse false ones."""
     known = {(task.number, box) for task in spec.load().tasks for box in task.boxes}
     for item in items:
         for mark in item.iter_markers("shows"):
             if mark.args not in known:
-                raise pytest.UsageError(f"{item.nodeid} shows {mark.args}, which is not in the spec")
+                raise pytest.UsageError(
+                    f"{item.nodeid} shows {mark.args}, which is not in the spec"
+                )
             item.user_properties.append(("shows", list(mark.args)))
 
 
@@ -62,9 +65,9 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Write the proofs down; after a whole run compare them with CHECKLIST.md."""
     config = session.config
     if not hasattr(config, "workerinput"):
-        proofs = checklist.Proofs.from_outcomes(
-            [(*json.loads(key), outcome) for key, outcome in config.stash[OUTCOMES].items()]
-        )
+        proofs = checklist.Proofs.from_outcomes([
+            (*json.loads(key), outcome) for key, outcome in config.stash[OUTCOMES].items()
+        ])
         if config.option.proofs:
             Path(config.option.proofs).write_text(proofs.as_json())
         elif config.stash[WHOLE] and not checklist.matches(proofs):
@@ -79,4 +82,6 @@ MISMATCH = pytest.StashKey[bool]()
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if config.stash.get(MISMATCH, False):
         terminalreporter.section("CHECKLIST.md")
-        terminalreporter.line("It does not say what this run has proved. Write it anew: make checklist")
+        terminalreporter.line(
+            "It does not say what this run has proved. Write it anew: make checklist"
+        )

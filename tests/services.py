@@ -1,4 +1,4 @@
-"""Real servers on loopback for the tests that talk to one, each on a free port, each gone at the end."""
+"""Real servers on loopback for the tests that talk to one, each gone at the end."""
 
 import json
 from collections.abc import Iterator

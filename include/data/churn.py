@@ -36,15 +36,13 @@ def customers(rows: int = 8_000, seed: int = SEED) -> "pd.DataFrame":
         + 0.020 * (fee - 30)
         + 0.70 * (plan == "monthly")
     )
-    return pd.DataFrame(
-        {
-            "customer_id": np.arange(1, rows + 1),
-            "region": rng.choice(REGIONS, size=rows),
-            "plan": plan,
-            "tenure_months": tenure.astype(int),
-            "monthly_fee": fee,
-            "usage_hours": usage,
-            "support_calls": calls,
-            LABEL: (rng.random(rows) < 1 / (1 + np.exp(-log_odds))).astype(int),
-        }
-    )
+    return pd.DataFrame({
+        "customer_id": np.arange(1, rows + 1),
+        "region": rng.choice(REGIONS, size=rows),
+        "plan": plan,
+        "tenure_months": tenure.astype(int),
+        "monthly_fee": fee,
+        "usage_hours": usage,
+        "support_calls": calls,
+        LABEL: (rng.random(rows) < 1 / (1 + np.exp(-log_odds))).astype(int),
+    })

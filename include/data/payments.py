@@ -35,16 +35,14 @@ def stream(rows: int = 9_000, seed: int = SEED) -> tuple["pd.DataFrame", "pd.Dat
     night = (at.hour < 6).astype(int)
     log_odds = -6.6 + 1.3 * exposure[account] + 0.75 * np.log1p(amount) + 1.0 * night
     fraud = (rng.random(rows) < 1 / (1 + np.exp(-log_odds))).astype(int)
-    payments = pd.DataFrame(
-        {
-            "payment_id": np.arange(1, rows + 1),
-            "account": account,
-            "at": at,
-            "shop": shop,
-            "amount": amount,
-            LABEL: fraud,
-        }
-    )
+    payments = pd.DataFrame({
+        "payment_id": np.arange(1, rows + 1),
+        "account": account,
+        "at": at,
+        "shop": shop,
+        "amount": amount,
+        LABEL: fraud,
+    })
     wait = pd.to_timedelta(rng.integers(2 * 86_400, 10 * 86_400, size=rows), unit="s")
     disputes = payments.assign(known_at=payments["at"] + wait)[payments[LABEL] == 1]
     return payments, disputes[["account", "known_at"]].sort_values("known_at", ignore_index=True)

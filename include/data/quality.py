@@ -24,7 +24,8 @@ def expectations() -> ModuleType:
         import great_expectations.expectations
     # One of its modules turns itself up to INFO while it is imported.
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
-    return great_expectations.expectations
+    vocabulary: ModuleType = great_expectations.expectations
+    return vocabulary
 
 
 def check(frame: "pd.DataFrame", agreed: Sequence[Any], row_id: str, source: str) -> None:

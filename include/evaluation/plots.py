@@ -1,4 +1,4 @@
-"""Pictures of a model: readable at the size in which a browser shows them, safe for colour-blind eyes."""
+"""Pictures of a model: readable in a browser, and safe for colour-blind eyes."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -71,7 +71,7 @@ def curves(series: Mapping[str, Sequence[float]], title: str, step: str, measure
 
 
 def parallel_coordinates(rows: Mapping[str, Mapping[str, float]], title: str) -> "Figure":
-    """Draw one line for each row across one axis for each column; the first row is the thick one."""
+    """Draw a line for each row across an axis for each column; the first row is thick."""
     picture, axes = figure(7.2)
     columns = list(next(iter(rows.values())))
     for place, column in enumerate(columns):
@@ -92,7 +92,7 @@ def parallel_coordinates(rows: Mapping[str, Mapping[str, float]], title: str) ->
 
 
 def _height(value: float, column: Sequence[float]) -> float:
-    """Where a value stands between the least and the greatest of its column; in the middle if alone."""
+    """Where a value stands between the least and the greatest of its column."""
     low, high = min(column), max(column)
     return 0.5 if low == high else (value - low) / (high - low)
 

@@ -14,9 +14,7 @@ def preprocessor() -> "ColumnTransformer":
     from sklearn.compose import ColumnTransformer
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    return ColumnTransformer(
-        [
-            ("scaled", StandardScaler(), NUMERIC),
-            ("spread", OneHotEncoder(handle_unknown="ignore", sparse_output=False), CATEGORICAL),
-        ]
-    )
+    return ColumnTransformer([
+        ("scaled", StandardScaler(), NUMERIC),
+        ("spread", OneHotEncoder(handle_unknown="ignore", sparse_output=False), CATEGORICAL),
+    ])

@@ -1,4 +1,4 @@
-"""`make checklist`: CHECKLIST.md and the README's gallery, written from the specification and test results.
+"""`make checklist`: CHECKLIST.md and the README's gallery, from specification and tests.
 
 A box is ticked only where a test that claims it ran and passed, and none that claims it failed.
 """
@@ -49,7 +49,9 @@ class Proofs:
         tests = self.tests.get((number, box), {})
         if "failed" in tests.values():
             return []
-        return sorted(test.split("::")[-1] for test, outcome in tests.items() if outcome == "passed")
+        return sorted(
+            test.split("::")[-1] for test, outcome in tests.items() if outcome == "passed"
+        )
 
 
 def text(proofs: Proofs) -> str:
@@ -60,8 +62,8 @@ def text(proofs: Proofs) -> str:
     lines = [
         f"# {known.title}: what is proved",
         "",
-        "Written by `make checklist` from a run of all tests: a box is ticked only where the tests named",
-        "beside it ran and passed. `make test` fails where this file says anything else.",
+        "Written by `make checklist` from a run of all tests: a box is ticked only where the tests",
+        "named beside it ran and passed. `make test` fails where this file says anything else.",
         "",
         f"**{ticked} of {len(boxes)} boxes.**",
     ]
@@ -95,8 +97,18 @@ def main() -> int:
     """Run every test, then write both files, also when tests failed: the open boxes say so."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "proofs.json"
-        status = subprocess.call(  # noqa: S603
-            [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--proofs", str(file)],
+        status = subprocess.call(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-n",
+                "2",
+                "--dist",
+                "loadfile",
+                "--proofs",
+                str(file),
+            ],
             cwd=environment.PROJECT,
         )
         FILE.write_text(text(Proofs.from_json(file.read_text())), encoding="utf-8")

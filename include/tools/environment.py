@@ -1,4 +1,4 @@
-"""The environment that Airflow and the pipelines run in: one function, for `make` and for the tests.
+"""The environment of Airflow and the pipelines: one function, for `make` and the tests.
 
 Everything that is written at run time goes below one folder, `.catalogue/` in the project unless
 CATALOGUE_HOME names another: nothing outside of it, and nothing else in the source tree.
@@ -107,7 +107,7 @@ def as_variables(known: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def _keys(store: Path) -> dict[str, str]:
-    """This machine's own secrets, made once and readable by their owner alone."""
+    """Secrets of this machine's own, made once and readable by their owner alone."""
     file = store / "secrets.json"
     if not file.exists():
         store.mkdir(parents=True, exist_ok=True)

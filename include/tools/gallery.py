@@ -1,4 +1,4 @@
-"""The README's table of the fifty pipelines, written from the specification and what is in `dags/`."""
+"""The README's table of the pipelines, from the specification and what is in `dags/`."""
 
 import re
 

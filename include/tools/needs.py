@@ -7,6 +7,7 @@ from pathlib import Path
 
 from include.tools import environment
 
+
 @dataclass(frozen=True)
 class Needs:
     """The facts, without running anything."""

@@ -1,4 +1,4 @@
-"""Background processes with a record on disk: started as a group, stopped as a group, and only ours."""
+"""Background processes with a record on disk: started and stopped as a group, and only ours."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def start(
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             command,
             env={**os.environ, **env},
             cwd=folder,

@@ -149,13 +149,15 @@ def _prepare(home: Path, settings: dict[str, str]) -> None:
         if not done.exists():
             print("  · making a database for runs", flush=True)
             up.airflow(settings, "db", "migrate")
-            up.airflow(settings, "pools", "import", str(environment.PROJECT / "config" / "pools.json"))
+            up.airflow(
+                settings, "pools", "import", str(environment.PROJECT / "config" / "pools.json")
+            )
             done.touch()
 
 
 def _follow(command: list[str], env: dict[str, str], verbose: bool) -> int:
     """Show each task as it starts and what it returned; warnings and errors as they come."""
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None  # noqa: S101

@@ -28,7 +28,7 @@ class Service:
 
 
 def _mlflow_command(home: Path, port: int) -> list[str]:
-    """Clients write artifacts to the disk themselves: the same store also works without a server."""
+    """Clients write artifacts to disk themselves: the store also works without a server."""
     folder = home / "mlflow"
     return [
         sys.executable,

@@ -1,4 +1,4 @@
-"""`make up`, `make down`, `make status`: Airflow and its services on this machine, and nothing beyond."""
+"""`make up`, `make down`, `make status`: Airflow and its services on this machine."""
 
 import json
 import subprocess
@@ -75,10 +75,14 @@ def prepare(home: Path, env: dict[str, str]) -> None:
     airflow(env, "db", "migrate")
     airflow(env, "pools", "import", str(environment.PROJECT / "config" / "pools.json"))
     warehouse.create(home / "warehouse.db")
-    present = {each["conn_id"] for each in json.loads(airflow(env, "connections", "list", "-o", "json"))}
+    present = {
+        each["conn_id"] for each in json.loads(airflow(env, "connections", "list", "-o", "json"))
+    }
     ours = {service.connection for service in services.SERVICES}
     known = environment.connections(env)
-    changed = {name: fields for name, fields in known.items() if name in ours or name not in present}
+    changed = {
+        name: fields for name, fields in known.items() if name in ours or name not in present
+    }
     file = home / "connections.json"
     file.write_text(json.dumps(changed))
     airflow(env, "connections", "import", "--overwrite", str(file))
@@ -105,19 +109,25 @@ def wait_for_dags(env: dict[str, str], seconds: float = 120.0) -> None:
         errors = _get(f"{_api(env)}/importErrors")["import_errors"]
         if errors:
             raise RuntimeError(
-                "\n".join(f"{each['filename']} does not import:\n{each['stack_trace']}" for each in errors)
+                "\n".join(
+                    f"{each['filename']} does not import:\n{each['stack_trace']}" for each in errors
+                )
             )
-        missing = expected - {each["dag_id"] for each in _get(f"{_api(env)}/dags?limit=100")["dags"]}
+        missing = expected - {
+            each["dag_id"] for each in _get(f"{_api(env)}/dags?limit=100")["dags"]
+        }
         if not missing:
             return
         if time.monotonic() > deadline:
-            raise RuntimeError(f"after {seconds:.0f} s Airflow still does not list {sorted(missing)}")
+            raise RuntimeError(
+                f"after {seconds:.0f} s Airflow still does not list {sorted(missing)}"
+            )
         time.sleep(0.5)
 
 
 def airflow(env: dict[str, str], *arguments: str) -> str:
     """Run an `airflow` command to its end and return what it printed."""
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-m", "airflow", *arguments],
         env=env,
         capture_output=True,

@@ -1,10 +1,10 @@
 """Fitted models as bytes that run no code when they are read, equal for equal trainings.
 
-A pickle can run anything on the machine that opens it, so models are kept in the skops format: a zip
-of arrays and a schema, in which only known types are built again. Two things are added to it here.
-*We* say which types may be built (a file that names its own is no protection), and the object
-addresses and clock times that skops writes are replaced by counters, so that training again on the
-same data gives the same digest.
+A pickle can run anything on the machine that opens it, so models are kept in the skops format: a
+zip of arrays and a schema, in which only known types are built again. Two things are added to it
+here. *We* say which types may be built (a file that names its own is no protection), and the
+object addresses and clock times that skops writes are replaced by counters, so that training again
+on the same data gives the same digest.
 """
 
 import json
@@ -53,7 +53,8 @@ def _skops() -> ModuleType:
         # deprecation notices; none of them is about us.
         warnings.simplefilter("ignore")
         import skops.io
-    return skops.io
+    module: ModuleType = skops.io
+    return module
 
 
 def _with_counters(content: bytes) -> bytes:

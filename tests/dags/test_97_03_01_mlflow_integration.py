@@ -46,7 +46,7 @@ def test_the_run_is_on_the_server_and_its_page_opens(run, client, mlflow_server)
     link = run.xcom("server.check", key="mlflow_run")
     assert link.startswith(mlflow_server.address)
     assert parent.info.run_id in link
-    with urlopen(link, timeout=30) as page:  # noqa: S310
+    with urlopen(link, timeout=30) as page:
         assert page.status == 200
 
 

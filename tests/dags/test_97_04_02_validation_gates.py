@@ -78,7 +78,9 @@ def test_a_bad_candidate_is_rejected_with_the_broken_thresholds_named(first, run
     broken = [row for row in bad.xcom("gate.check_thresholds") if not row["kept"]]
     assert broken
     for row in broken:
-        assert f"{row['metric']} is {row['value']}, at least {row['least']} is wanted" in str(record)
+        assert f"{row['metric']} is {row['value']}, at least {row['least']} is wanted" in str(
+            record
+        )
     assert record["champion"] == before.number
     assert tracking.champion(DAG) == before
     (tagged,) = registry.runs(DAG, bad.key)

@@ -1,4 +1,4 @@
-"""97.6.1 Training-Serving Skew: the mistakes cost what the file says, and the cure has none of them."""
+"""97.6.1 Training-Serving Skew: the mistakes cost what the file says, the cure has none."""
 
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -67,7 +67,10 @@ def test_a_late_dispute_never_reaches_an_earlier_payment(paid, run):
 def test_the_replay_finds_each_mistake_by_its_feature_and_none_in_the_right_way(run):
     found = {name: row["first_difference"] for name, row in run.xcom("compare").items()}
     assert found == MISTAKES
-    assert run.xcom("right.replay") == f"{len(run.frame('right.serve'))} requests, every feature the same"
+    assert (
+        run.xcom("right.replay")
+        == f"{len(run.frame('right.serve'))} requests, every feature the same"
+    )
 
 
 def test_serving_a_changed_feature_makes_the_replay_fail_and_name_it(run_dag, monkeypatch):

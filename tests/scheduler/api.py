@@ -20,14 +20,14 @@ class Api:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Ask, and fail with the server's own words."""
-        request = Request(  # noqa: S310
+        request = Request(
             f"{self.address}/api/v2{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
             method=method,
         )
         try:
-            with urlopen(request, timeout=60) as answer:  # noqa: S310
+            with urlopen(request, timeout=60) as answer:
                 text = answer.read()
         except HTTPError as error:
             raise AssertionError(

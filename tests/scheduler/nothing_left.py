@@ -14,7 +14,9 @@ def main() -> None:
         if _belongs(process, home)
     ]
     ports = {"AIRFLOW_PORT": "8080"} | services.ports()
-    left += [f"somebody listens on {port}" for port in ports.values() if processes.in_use(int(port))]
+    left += [
+        f"somebody listens on {port}" for port in ports.values() if processes.in_use(int(port))
+    ]
     if left:
         raise SystemExit("left behind:\n" + "\n".join(left))
     print("Nothing is left: no process, no listening port.")
