@@ -130,5 +130,5 @@ def _peak_memory_mb(where: str) -> float:
     import torch
 
     if where == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
+        return float(torch.cuda.max_memory_allocated()) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

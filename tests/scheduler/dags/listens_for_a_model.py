@@ -11,9 +11,9 @@ MODEL = Asset("97_01_01_ml_pipeline_structure/model")
 def listens_for_a_model():
     @task(inlets=[MODEL])
     def which_version(triggering_asset_events=None) -> str:
-        """Say which version was announced."""
-        (event,) = next(iter(triggering_asset_events.values()))
-        return str(event.extra["version"])
+        """Say which version was announced last."""
+        events = next(iter(triggering_asset_events.values()))
+        return str(events[-1].extra["version"])
 
     which_version()
 
