@@ -25,10 +25,10 @@ check   →  prepare → 3 train → 3 log            → query → evaluate    
 *Train* runs: *Log* fails, names the address, and sends the very same numbers when it is tried
 again.
 
-**What you should see**: three child runs with an AUC after each tree, between 0.74 and 0.76, a
-picture of how the settings relate to it, and version 1 of the model with the alias `champion`. The
-three are closer than a second holdout would put them: a query finds the best number, not the truth
-(97.4.1).
+**What you should see**: three child runs with an AUC after each tree: 0.744 for the careful one, 0.739,
+and 0.699 for the eager one, whose curve falls while it learns by heart; and version 1 of the model
+with the alias `champion`. The best of several on one holdout looks better than it is: 97.4.1 measures
+it on data that chose nothing.
 
 **Copy it when** you compare trainings by reading logs.
 
@@ -92,7 +92,8 @@ def mlflow_integration():
             if kind not in ("http", "https"):
                 raise ValueError(
                     f"connection {CONNECTION} is of type {kind}: this pipeline is about a server, "
-                    "give it type http or https, a host and a port"
+                    "with a page to open and an address for others; give it type http or https, a host "
+                    "and a port"
                 )
             tracking.server()
             with tracking.run() as run:
@@ -206,7 +207,10 @@ def mlflow_integration():
             best = tracking.client().get_run(queried["best"])
             rows = storage.read_frame(holdout)
             answers = storage.read_model(best.data.tags["model"]).predict(rows)
-            with tracking.run(), tracking.hushed():
+            wanted = ("accuracy_score", "precision_score", "recall_score", "f1_score")
+            with tracking.run() as run, tracking.hushed():
+                if run.data.tags.get("evaluated") == queried["best"]:  # an earlier try got this far
+                    return {name: run.data.metrics[name] for name in wanted}
                 result = mlflow.models.evaluate(
                     data=rows[[LABEL]].assign(answer=answers),
                     predictions="answer",
@@ -215,7 +219,7 @@ def mlflow_integration():
                     evaluators="default",
                     evaluator_config={"log_explainer": False, "pos_label": 1},
                 )
-            wanted = ("accuracy_score", "precision_score", "recall_score", "f1_score")
+                mlflow.set_tag("evaluated", queried["best"])
             return {name: float(result.metrics[name]) for name in wanted}
 
         queried = query(parent)

@@ -44,6 +44,7 @@ SERVED_WITH = ("scikit-learn", "skops", "pandas", "numpy")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,14 @@ def page(run: "Run") -> str:
     if not where.startswith("http"):
         return f"runs:/{run.info.run_id}"
     return f"{where}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+
+
+def picture(run: "Run", name: str) -> str | None:
+    """Where a kept plot alone can be shown, if there is a server to show it."""
+    where = address()
+    if not where.startswith("http"):
+        return None
+    return f"{where}/get-artifact?path={name}&run_uuid={run.info.run_id}"
 
 
 def log_figure(figure: "Figure", name: str) -> None:

@@ -60,43 +60,6 @@ def bars(
     return picture
 
 
-def curves(series: Mapping[str, Sequence[float]], title: str, step: str, measure: str) -> "Figure":
-    """Draw a measure after each step of a training, one line for each series."""
-    picture, axes = figure()
-    for colour, (name, values) in zip(COLOURS, series.items(), strict=False):
-        axes.plot(range(1, len(values) + 1), values, color=colour, lw=2, label=name)
-    axes.set(title=title, xlabel=step, ylabel=measure)
-    axes.legend(frameon=False)
-    return picture
-
-
-def parallel_coordinates(rows: Mapping[str, Mapping[str, float]], title: str) -> "Figure":
-    """Draw a line for each row across an axis for each column; the first row is thick."""
-    picture, axes = figure(7.2)
-    columns = list(next(iter(rows.values())))
-    for place, column in enumerate(columns):
-        values = [row[column] for row in rows.values()]
-        axes.axvline(place, color="grey", lw=1, zorder=0)
-        axes.annotate(f"{max(values):.4g}", (place, 1.03), ha="center", va="bottom")
-        axes.annotate(f"{min(values):.4g}", (place, -0.03), ha="center", va="top")
-    for index, (colour, (name, row)) in enumerate(zip(COLOURS, rows.items(), strict=False)):
-        heights = [_height(row[column], [r[column] for r in rows.values()]) for column in columns]
-        width = 4 if index == 0 else 1.8
-        axes.plot(range(len(columns)), heights, color=colour, lw=width, marker="o", label=name)
-    axes.set(title=title, ylim=(-0.12, 1.12))
-    axes.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns])
-    axes.set_yticks([])
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.legend(frameon=False, ncols=len(rows), loc="upper center", bbox_to_anchor=(0.5, -0.08))
-    return picture
-
-
-def _height(value: float, column: Sequence[float]) -> float:
-    """Where a value stands between the least and the greatest of its column."""
-    low, high = min(column), max(column)
-    return 0.5 if low == high else (value - low) / (high - low)
-
-
 def parallel(table: "pd.DataFrame", measure: str, title: str) -> "Figure":
     """Draw each row as a line across its columns, the best by the measure in colour."""
     picture, axes = figure(width=7.2)

@@ -168,7 +168,6 @@ def _banner(env: dict[str, str], seconds: float) -> None:
     print(
         f"\nReady after {seconds:.0f} s: {dags} pipelines, no import errors.\n"
         f"  Airflow    {env['AIRFLOW__API__BASE_URL']}  (everybody who reaches it is admin)\n"
-        f"  Catalogue  {env['AIRFLOW__API__BASE_URL']}/plugin/catalogue\n"
         f"  MLflow     http://{environment.HOST}:{env['MLFLOW_PORT']}\n"
         "Stop it with `make down`."
     )

@@ -100,6 +100,8 @@ def test_the_same_date_again_adds_no_run_no_point_and_no_version(run, run_dag, c
     again = run_dag(DAG, logical_date=run.logical_date)
     assert {n: child.info.run_id for n, child in children(again, client).items()} == before
     assert len(client.get_metric_history(before["usual"], "auc")) == 40
+    parent = run.xcom("server.check")
+    assert len(client.get_metric_history(parent, "accuracy_score")) == 1
     assert len(client.search_model_versions(f"name = '{DAG}'")) == 1
 
 

@@ -24,7 +24,10 @@ class Cluster:
 
     def __init__(self, home):
         self.folder = home / "services"
-        ports = {"AIRFLOW_PORT": str(processes.free_port()), "MLFLOW_PORT": str(processes.free_port())}
+        ports = {
+            "AIRFLOW_PORT": str(processes.free_port()),
+            "MLFLOW_PORT": str(processes.free_port()),
+        }
         address = f"http://{environment.HOST}:{ports['AIRFLOW_PORT']}"
         bundles = [
             {
@@ -59,12 +62,15 @@ class Cluster:
         up.wait_for_dags(self.env)
 
     def process(self, name):
+        """One of its processes."""
         return next(each for each in processes.running(self.folder) if each.name == name)
 
     def stop(self):
+        """End all of it."""
         processes.stop(self.folder, processes.running(self.folder))
 
     def slots(self, number):
+        """Resize the pool that trainings share."""
         self.api.call(
             "PATCH", "/pools/gpu_pool?update_mask=slots", {"name": "gpu_pool", "slots": number}
         )
@@ -74,7 +80,11 @@ class Cluster:
 def cluster(training_python):
     # The environment of the test processes must not reach Airflow's: it names other databases.
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("AIRFLOW_CONN_MLFLOW_DEFAULT", "AIRFLOW_CONN_WAREHOUSE", "MLFLOW_TRACKING_URI"):
+        for name in (
+            "AIRFLOW_CONN_MLFLOW_DEFAULT",
+            "AIRFLOW_CONN_WAREHOUSE",
+            "MLFLOW_TRACKING_URI",
+        ):
             patch.delenv(name, raising=False)
         started = Cluster(SHARED / "scheduler")
         yield started

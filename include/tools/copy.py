@@ -1,0 +1,187 @@
+"""`make copy`: one pipeline into another Airflow project, with just what it needs.
+
+Everything is checked before the first file is written, and no file that is there is ever changed,
+but for missing lines that are added to requirements.txt.
+"""
+
+import argparse
+import ast
+import re
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from include.tools import environment, needs
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# What only teaches: an anti-pattern's mistake, and the task that states its harm.
+NOT_COPIED = ("wrong", "compare")
+# Modules that a package brings under another name, or by an extra.
+IMPORTED_BY_FRAMES = {"pandas": ["pyarrow"]}
+
+
+@dataclass
+class Copy:
+    """What will be written where, and what its owner has to see to."""
+
+    files: dict[Path, str] = field(default_factory=dict)
+    requirements: list[str] = field(default_factory=list)
+    wanted: needs.Needs | None = None
+    left_out: list[str] = field(default_factory=list)
+
+
+def plan(dag_id: str, to: Path, name: str) -> Copy:
+    """Work out the copy; raise SystemExit, with the reason, where it must not be made."""
+    source = environment.DAGS / f"{dag_id}.py"
+    if not source.is_file():
+        raise SystemExit(f"There is no DAG {dag_id!r} in {environment.DAGS}.")
+    if not NAME.fullmatch(name):
+        raise SystemExit(
+            f"NAME={name!r} can't be a file and a dag_id: begin with a letter, then letters, digits "
+            "and underscores."
+        )
+    target = to.expanduser().resolve()
+    if not target.is_dir():
+        raise SystemExit(f"TO={to} is no folder: make it first, or name your Airflow project.")
+    if target == environment.PROJECT or environment.PROJECT in target.parents:
+        raise SystemExit(f"TO={to} lies in the catalogue itself: name another project.")
+
+    made = Copy(wanted=needs.needs(source))
+    text, made.left_out = _without_lesson(source.read_text(encoding="utf-8"))
+    made.files[target / "dags" / f"{name}.py"] = _renamed(text, dag_id, name)
+    assert made.wanted is not None  # noqa: S101
+    for module in sorted(made.wanted.modules):
+        path = needs.path_of(module)
+        assert path is not None  # noqa: S101
+        relative = path.relative_to(environment.PROJECT)
+        made.files[target / relative] = path.read_text(encoding="utf-8")
+    made.requirements = _requirements(made.wanted.packages)
+    _refuse_conflicts(made, target)
+    return made
+
+
+def write(made: Copy, target: Path) -> None:
+    """Write what was planned, each file whole or not at all."""
+    for path, text in made.files.items():
+        if not path.exists():
+            _write(path, text)
+    file = target / "requirements.txt"
+    present = file.read_text(encoding="utf-8") if file.exists() else ""
+    named = {re.split(r"[\[=<>~! ;]", line)[0].lower() for line in present.splitlines()}
+    missing = [line for line in made.requirements if line.partition("==")[0] not in named]
+    if missing:
+        _write(file, "\n".join([*present.rstrip("\n").splitlines(), *missing]) + "\n")
+
+
+def report(made: Copy, name: str) -> str:
+    """What was written, and what is left to do."""
+    wanted = made.wanted
+    assert wanted is not None  # noqa: S101
+    lines = [f"{name} and {len(made.files) - 1} modules of include/ are copied."]
+    if made.left_out:
+        lines.append(f"Left out, since it only teaches: {', '.join(made.left_out)}.")
+    lines += ["", "To install (they are in requirements.txt):"]
+    lines += [f"  {line}" for line in made.requirements]
+    for kind, names in (
+        ("Connections", wanted.connections),
+        ("Pools", wanted.pools),
+        ("Variables", wanted.variables),
+    ):
+        if names:
+            lines.append(f"{kind} that it needs: {', '.join(sorted(names))}")
+    lines.append("The project's own folder must be on PYTHONPATH, for `import include`.")
+    return "\n".join(lines)
+
+
+def _renamed(text: str, dag_id: str, name: str) -> str:
+    text = text.replace(f"DAG={dag_id}", f"DAG={name}").replace(
+        f"`make run DAG={name}", f"`airflow dags test {name}"
+    )
+    title = name.replace("_", " ").capitalize()
+    return re.sub(r'dag_display_name="[^"]*"', f'dag_display_name="{title}"', text)
+
+
+def _without_lesson(text: str) -> tuple[str, list[str]]:
+    """Take the group `wrong` and the task `compare` out, and the lines that use their results."""
+    tree = ast.parse(text)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    lesson = [node for node in functions if node.name in NOT_COPIED]
+    if not any(node.name == "wrong" for node in lesson):
+        return text, []
+    outer = next(n for n in functions if any(child in lesson for child in n.body))
+    gone: list[ast.stmt] = [*lesson]
+    names = set(NOT_COPIED)
+    for statement in outer.body:
+        used = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)}
+        if not isinstance(statement, ast.FunctionDef) and used & names:
+            gone.append(statement)
+            if isinstance(statement, ast.Assign):
+                names |= {t.id for t in statement.targets if isinstance(t, ast.Name)}
+    lines = text.splitlines(keepends=True)
+    for node in gone:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        for number in range(first - 1, node.end_lineno or first):
+            lines[number] = ""
+    return "".join(lines), sorted(node.name for node in lesson)
+
+
+def _requirements(imported: frozenset[str]) -> list[str]:
+    """The locked lines for the packages that the copy imports."""
+    locked = {}
+    for file in ("requirements.txt", "requirements-torch.in"):
+        for line in (environment.PROJECT / file).read_text(encoding="utf-8").splitlines():
+            if line and not line.startswith("#"):
+                locked[re.split(r"[=<>~! ;]", line)[0].lower()] = line.partition(" ;")[0]
+    distributions = packages_distributions()
+    modules = set(imported)
+    for module, more in IMPORTED_BY_FRAMES.items():
+        modules |= set(more) if module in modules else set()
+    wanted = {
+        distribution.lower()
+        for module in modules - set(sys.stdlib_module_names) - {"airflow"}
+        for distribution in distributions.get(module, [])
+    }
+    wanted |= {"apache-airflow", "apache-airflow-providers-standard"}
+    if "airflow" in imported:
+        wanted |= {"apache-airflow-providers-common-sql", "apache-airflow-providers-sqlite"}
+    return sorted(locked[name] for name in wanted if name in locked)
+
+
+def _refuse_conflicts(made: Copy, target: Path) -> None:
+    dag_file = next(iter(made.files))
+    for path, text in made.files.items():
+        if target not in path.resolve().parents:
+            raise SystemExit(f"{path} would lie outside {target}: a link leads out of it.")
+        if not path.exists():
+            continue
+        if path == dag_file:
+            raise SystemExit(f"{path} exists already: choose another NAME, or remove it.")
+        if path.read_text(encoding="utf-8") != text:
+            raise SystemExit(
+                f"{path} exists and is not what this pipeline needs; nothing was written. Move yours "
+                "aside, or copy into a project of its own."
+            )
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Copy and say what is left to do."""
+    parser = argparse.ArgumentParser(prog="make copy")
+    parser.add_argument("dag")
+    parser.add_argument("to", type=Path)
+    parser.add_argument("name")
+    asked = parser.parse_args(arguments)
+    made = plan(asked.dag, asked.to, asked.name)
+    write(made, asked.to.expanduser().resolve())
+    print(report(made, asked.name))
+
+
+if __name__ == "__main__":
+    main()
