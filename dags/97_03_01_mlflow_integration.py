@@ -25,10 +25,10 @@ check   →  prepare → 3 train → 3 log            → query → evaluate    
 *Train* runs: *Log* fails, names the address, and sends the very same numbers when it is tried
 again.
 
-**What you should see**: three child runs with an AUC after each tree: 0.744 for the careful one, 0.739,
-and 0.699 for the eager one, whose curve falls while it learns by heart; and version 1 of the model
-with the alias `champion`. The best of several on one holdout looks better than it is: 97.4.1 measures
-it on data that chose nothing.
+**What you should see**: three child runs with an AUC after each tree: 0.744 for the careful one,
+0.739, and 0.699 for the eager one, whose curve falls while it learns by heart; and version 1 of the
+model with the alias `champion`. The best of several on one holdout looks better than it is: 97.4.1
+measures it on data that chose nothing.
 
 **Copy it when** you compare trainings by reading logs.
 
@@ -91,9 +91,9 @@ def mlflow_integration():
             kind = Connection.get(CONNECTION).conn_type
             if kind not in ("http", "https"):
                 raise ValueError(
-                    f"connection {CONNECTION} is of type {kind}: this pipeline is about a server, "
-                    "with a page to open and an address for others; give it type http or https, a host "
-                    "and a port"
+                    f"connection {CONNECTION} is of type {kind}: this pipeline is about a "
+                    "server, with a page to open and an address for others; give it type http or "
+                    "https, a host and a port"
                 )
             tracking.server()
             with tracking.run() as run:

@@ -116,6 +116,11 @@ All curves: {{ ti.xcom_pull(task_ids="measure.measure", key="mlflow_run") }}
     },
 )
 def validation_gates():
+    def band(params) -> tuple[float, float]:
+        """The gains between which a person decides: a no below the first, a yes from the second."""
+        half = params["grey_zone"] / 2
+        return params["min_gain"] - half, params["min_gain"] + half
+
     @task_group(group_id="candidate", group_display_name="① Candidate")
     def candidate():
         @task(task_display_name="Ingest")
@@ -231,11 +236,10 @@ def validation_gates():
         @task.branch(task_display_name="Decide")
         def decide(measured: dict, checked: list[dict]) -> str:
             """Policy decides the clear cases; a broken threshold is clear."""
-            params = get_current_context()["params"]
-            over = measured["gain"] - params["min_gain"]
-            if not all(row["kept"] for row in checked) or over < -params["grey_zone"] / 2:
+            no_below, yes_from = band(get_current_context()["params"])
+            if not all(row["kept"] for row in checked) or measured["gain"] < no_below:
                 return "release.reject"
-            return "release.promote" if over >= params["grey_zone"] / 2 else "release.ask"
+            return "release.promote" if measured["gain"] >= yes_from else "release.ask"
 
         checked = check_thresholds(measured)
         return checked, decide(measured, checked)
@@ -269,29 +273,29 @@ def validation_gates():
             return number
 
         @task(task_display_name="Reject", trigger_rule="none_failed_min_one_success")
-        def reject(measured: dict, checked: list[dict], answer: str | None) -> str:
+        def reject(measured: dict, checked: list[dict]) -> str:
             """Leave production as it is, and write down why where the next person will look."""
             import mlflow
 
-            gain, least = measured["gain"], get_current_context()["params"]["min_gain"]
+            gain = measured["gain"]
+            no_below, _ = band(get_current_context()["params"])
             reasons = [
                 f"{row['metric']} is {row['value']:.4f}, at least {row['least']} is wanted"
                 for row in checked
                 if not row["kept"]
             ]
-            if answer:
+            if gain < no_below:
+                reasons.append(f"gain is {gain:.4f}, at least {no_below:g} is wanted")
+            if not reasons:
                 reasons.append(f"asked about a gain of {gain:.4f}: a no, or no answer in time")
-            elif gain < least:
-                reasons.append(f"gain is {gain:.4f}, at least {least} is wanted")
             with tracking.run():
                 mlflow.set_tag("decision", f"rejected: {'; '.join(reasons)}")
             record = {"champion": measured["replaces"], "reasons": reasons, "thresholds": checked}
             return storage.write_json(record, "rejection.json")
 
-        promoted = promote(model, holdout, measured)
-        rejected = reject(measured, checked, ask.output)
-        decided >> [ask, promoted, rejected]
-        ask >> [promoted, rejected]
+        outcomes = [promote(model, holdout, measured), reject(measured, checked)]
+        decided >> [ask, *outcomes]
+        ask >> outcomes
 
     model, holdout = candidate()
     measured = measure(model, holdout)

@@ -39,5 +39,5 @@ pytest_plugins = ["tests.harness", "tests.proofs", "tests.services"]
 def pytest_sessionfinish() -> None:
     """Leave nothing behind; the last process to go takes the shared folder along."""
     shutil.rmtree(HOME, ignore_errors=True)
-    if WORKER == "main":
+    if SHARED.exists() and not any(path.is_dir() for path in SHARED.iterdir()):
         shutil.rmtree(SHARED, ignore_errors=True)

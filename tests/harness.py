@@ -138,6 +138,12 @@ def once(name: str) -> Iterator[bool]:
         done.touch()
 
 
+def clone(source: Path, target: Path) -> None:
+    """Copy a SQLite database, with what is still in its write-ahead log."""
+    with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
+        one.backup(other)
+
+
 @pytest.fixture(scope="session")
 def airflow_database() -> None:
     """A migrated metadata database of this worker's own, with the pools of `config/pools.json`."""
@@ -151,9 +157,9 @@ def airflow_database() -> None:
             arguments = ["pools", "import", str(environment.PROJECT / "config" / "pools.json")]
             parsed = cli_parser.get_parser().parse_args(arguments)
             parsed.func(parsed)
-            shutil.copy(HOME / "airflow.db", template)
-    if not (HOME / "airflow.db").exists():
-        shutil.copy(template, HOME / "airflow.db")
+            clone(HOME / "airflow.db", template)
+    if not missing:  # Airflow has made an empty file by now
+        clone(template, HOME / "airflow.db")
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +173,7 @@ def mlflow_store() -> str:
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
             SqlAlchemyStore(f"sqlite:///{template}", (HOME / "mlflow" / "artifacts").as_uri())
-    shutil.copy(template, store)
+    clone(template, store)
     return f"sqlite:///{store}"
 
 

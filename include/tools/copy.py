@@ -38,8 +38,8 @@ def plan(dag_id: str, to: Path, name: str) -> Copy:
         raise SystemExit(f"There is no DAG {dag_id!r} in {environment.DAGS}.")
     if not NAME.fullmatch(name):
         raise SystemExit(
-            f"NAME={name!r} can't be a file and a dag_id: begin with a letter, then letters, digits "
-            "and underscores."
+            f"NAME={name!r} can't be a file and a dag_id: begin with a letter, then letters, "
+            "digits and underscores."
         )
     target = to.expanduser().resolve()
     if not target.is_dir():
@@ -159,8 +159,8 @@ def _refuse_conflicts(made: Copy, target: Path) -> None:
             raise SystemExit(f"{path} exists already: choose another NAME, or remove it.")
         if path.read_text(encoding="utf-8") != text:
             raise SystemExit(
-                f"{path} exists and is not what this pipeline needs; nothing was written. Move yours "
-                "aside, or copy into a project of its own."
+                f"{path} exists and is not what this pipeline needs; nothing was written. Move "
+                "yours aside, or copy into a project of its own."
             )
 
 

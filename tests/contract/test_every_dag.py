@@ -33,7 +33,7 @@ def task_of_spec(file):
 def why(task):
     """The docstring; a mapped task keeps it with its function."""
     if task.is_mapped:
-        return task.partial_kwargs["python_callable"].__doc__
+        return task.python_callable.__doc__
     return task.doc_md
 
 

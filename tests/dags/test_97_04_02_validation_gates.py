@@ -87,13 +87,16 @@ def test_every_threshold_is_listed_with_the_value_that_scikit_learn_gives(first)
 
 
 @pytest.mark.shows("97.4.2", "Performance thresholds")
-def test_one_plan_where_luck_decides_is_enough_although_the_whole_is_good(
+def test_one_plan_that_the_model_misjudges_is_enough_although_the_whole_is_good(
     run_dag, warehouse, no_champion
 ):
-    warehouse.execute("UPDATE customers SET churned = customer_id % 3 = 0 WHERE plan = 'family'")
+    # Families who call stay, unlike everybody else who calls.
+    warehouse.execute(
+        "UPDATE customers SET churned = 0 WHERE plan = 'family' AND support_calls > 1"
+    )
     failed = run_dag(DAG)
     assert outcome(failed) == {"reject": "success"}
-    assert failed.xcom("measure.measure")["gain"] > 0.2
+    assert failed.xcom("measure.measure")["gain"] > 0.1
     rows = {row["metric"]: row for row in failed.xcom("gate.check_thresholds")}
     assert [name for name, row in rows.items() if not row["kept"]] == ["AUC family"]
     (reason,) = storage.read_json(failed.reference("release.reject"))["reasons"]
@@ -137,9 +140,8 @@ def test_a_person_is_asked_inside_the_band_and_only_there(
 ):
     answer("Reject", by=ADA)
     run = run_dag(DAG, conf={"min_gain": min_gain, "grey_zone": grey_zone})
-    assert run.xcom("gate.decide") == f"release.{taken}"
     assert run.xcom("measure.measure")["gain"] == pytest.approx(0.258, abs=1e-3)
-    assert (run.states["release.ask"] == "skipped") == (taken != "ask")
+    assert next(iter(outcome(run))) == taken
 
 
 @pytest.mark.shows("97.4.2", "Branching on metrics")

@@ -1,6 +1,7 @@
 """What only a real scheduler, triggerer and API server can show; started once for all tests."""
 
 import json
+import shutil
 from datetime import datetime
 
 import psutil
@@ -23,6 +24,8 @@ class Cluster:
     """A whole Airflow on free loopback ports."""
 
     def __init__(self, home):
+        """Start all of it, and wait until every DAG is listed."""
+        self.home = home
         self.folder = home / "services"
         ports = {
             "AIRFLOW_PORT": str(processes.free_port()),
@@ -68,6 +71,7 @@ class Cluster:
     def stop(self):
         """End all of it."""
         processes.stop(self.folder, processes.running(self.folder))
+        shutil.rmtree(self.home)
 
     def slots(self, number):
         """Resize the pool that trainings share."""
