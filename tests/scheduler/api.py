@@ -57,7 +57,7 @@ class Api:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.call("GET", path)["value"]
 
-    def finished(self, dag_id: str, run_id: str, seconds: float = 240) -> dict[str, dict[str, Any]]:
+    def finished(self, dag_id: str, run_id: str, seconds: float = 600) -> dict[str, dict[str, Any]]:
         """Wait for a run to end and return its task instances."""
 
         def ended() -> bool:

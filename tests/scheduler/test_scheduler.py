@@ -111,7 +111,7 @@ def overlap(one, other):
 
 @pytest.mark.parametrize("dag_id", DAGS)
 def test_every_dag_is_green_in_the_scheduler(cluster, first_runs, dag_id):
-    tasks = cluster.api.finished(dag_id, first_runs[dag_id], seconds=400)
+    tasks = cluster.api.finished(dag_id, first_runs[dag_id])
     assert {task["state"] for task in tasks.values()} <= {"success", "skipped"}
 
 
@@ -121,7 +121,7 @@ def test_a_released_model_starts_the_dag_that_listens_for_it(cluster, first_runs
     run_id = cluster.api.trigger(STRUCTURE, day=18)
     cluster.api.finished(STRUCTURE, run_id)
     cluster.api.until(
-        lambda: cluster.api.runs(listener), 60, "the listener to start", STRUCTURE, run_id
+        lambda: cluster.api.runs(listener), 600, "the listener to start", STRUCTURE, run_id
     )
     (started, *_) = cluster.api.runs(listener)
     cluster.api.finished(listener, started["dag_run_id"])
@@ -133,7 +133,7 @@ def test_one_slot_makes_trainings_follow_one_another_and_two_let_them_run_at_onc
     cluster, first_runs
 ):
     api = cluster.api
-    api.finished(TRAINING, first_runs[TRAINING], seconds=400)
+    api.finished(TRAINING, first_runs[TRAINING])
 
     cluster.slots(1)
     run_id = api.trigger(TRAINING, day=20)
@@ -143,7 +143,7 @@ def test_one_slot_makes_trainings_follow_one_another_and_two_let_them_run_at_onc
         return all(states[f"train.{name}"] == "success" for name in names)
 
     api.until(
-        lambda: trained("python_operator", "taskflow"), 240, "two trainings", TRAINING, run_id
+        lambda: trained("python_operator", "taskflow"), 600, "two trainings", TRAINING, run_id
     )
     tasks = api.tasks(TRAINING, run_id)
     assert not overlap(tasks["train.python_operator"], tasks["train.taskflow"])
@@ -164,11 +164,11 @@ def test_one_slot_makes_trainings_follow_one_another_and_two_let_them_run_at_onc
 @pytest.mark.parametrize(("option", "taken"), [("Approve", "promote"), ("Reject", "reject")])
 def test_an_answer_over_rest_lets_the_run_go_on(cluster, first_runs, option, taken):
     api = cluster.api
-    api.finished(GATES, first_runs[GATES], seconds=400)
+    api.finished(GATES, first_runs[GATES])
     run_id = api.trigger(GATES, {"grey_zone": 1.0}, day=22 if option == "Approve" else 23)
     api.until(
         lambda: api.tasks(GATES, run_id)["release.ask"]["state"] == "awaiting_input",
-        240,
+        600,
         "the question",
         GATES,
         run_id,
@@ -191,7 +191,7 @@ def test_a_deferred_task_survives_a_killed_triggerer(cluster):
     run_id = api.trigger(waiting)
     api.until(
         lambda: api.tasks(waiting, run_id)["wait"]["state"] == "deferred",
-        120,
+        600,
         "the task to defer",
         waiting,
         run_id,
