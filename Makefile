@@ -6,7 +6,7 @@ export PYTHONPATH := $(CURDIR)
 .PHONY: help install up down status run env test test-fast lint bench checklist copy lock clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {gsub(/\$$\$$/, "$$", $$2); printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## Make the environments (the other commands do it by themselves)
 	@bash include/tools/install.sh
@@ -29,7 +29,7 @@ env: install ## Print the environment for calling `airflow` yourself: eval "$$(m
 test: install ## Prove every promise
 	@$(PY) -m pytest -n 2 --dist loadfile
 
-test-fast: install ## The tests that take under two minutes together
+test-fast: install ## The tests without the slow ones (scheduler, copies, two dates at once)
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: install ## Check style and types
