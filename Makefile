@@ -29,7 +29,7 @@ env: install ## Print the environment for calling `airflow` yourself: eval "$$(m
 test: install ## Prove every promise
 	@$(PY) -m pytest -n 2 --dist loadfile
 
-test-fast: install ## The tests without the slow ones (scheduler, copies, two dates at once)
+test-fast: install ## The tests without the slow ones (a copy run from end to end)
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: install ## Check style and types
