@@ -27,7 +27,7 @@ prepare ─┬→ python_operator   1 slot  ─┬→ compare → keep
 waits for the slot that it lacks until you give it back.
 
 **What you should see**: three times the same digest, so where a training runs changes nothing about
-the model; an AUC of about 0.76; and what each took. The XComs are a few hundred bytes, whatever the
+the model; an AUC of about 0.75; and what each took. The XComs are a few hundred bytes, whatever the
 size of the model.
 
 **Copy it when** trainings share a machine. Take the PythonOperator for a function that you import,
