@@ -12,13 +12,22 @@ from dataclasses import dataclass, field
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from include.tools import environment, needs
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # What only teaches: an anti-pattern's mistake, and the task that states its harm.
 NOT_COPIED = ("wrong", "compare")
-# Modules that a package brings under another name, or by an extra.
-IMPORTED_BY_FRAMES = {"pandas": ["pyarrow"]}
+# What a copy can do without, at a place that its owner may not expect.
+ELSE_AT_HOME = {
+    "include.tracking": ("Connection mlflow_default", "models", "a SQLite file"),
+    "include.storage": ("Variable artifact_store", "artifacts", "a folder"),
+}
+DOCUMENT = re.compile(r"`(docs/[\w-]+\.md)`")
+# Modules that others import only where they are there, and that pipelines do not do without.
+OPTIONAL = {"pandas": ["pyarrow"], "botocore": ["aiobotocore"]}
 
 
 @dataclass
@@ -51,8 +60,10 @@ def plan(dag_id: str, to: Path, name: str) -> Copy:
     text, made.left_out = _without_lesson(source.read_text(encoding="utf-8"))
     made.files[target / "dags" / f"{name}.py"] = _renamed(text, dag_id, name)
     assert made.wanted is not None  # noqa: S101
-    for module in sorted(made.wanted.modules):
-        path = needs.path_of(module)
+    modules = [needs.path_of(module) for module in sorted(made.wanted.modules)]
+    lists = (f"envs/{name}.txt" for name in made.wanted.interpreters)
+    beside = {*made.wanted.files, *DOCUMENT.findall(text), *lists}
+    for path in [*modules, *(environment.PROJECT / name for name in sorted(beside))]:
         assert path is not None  # noqa: S101
         relative = path.relative_to(environment.PROJECT)
         made.files[target / relative] = path.read_text(encoding="utf-8")
@@ -78,7 +89,9 @@ def report(made: Copy, name: str) -> str:
     """What was written, and what is left to do."""
     wanted = made.wanted
     assert wanted is not None  # noqa: S101
-    lines = [f"{name} and {len(made.files) - 1} modules of include/ are copied."]
+    lines = [f"{name} and {len(wanted.modules)} modules of include/ are copied."]
+    if wanted.files:
+        lines.append(f"Yours to edit: {', '.join(sorted(wanted.files))}.")
     if made.left_out:
         lines.append(f"Left out, since it only teaches: {', '.join(made.left_out)}.")
     lines += ["", "To install (they are in requirements.txt):"]
@@ -90,6 +103,17 @@ def report(made: Copy, name: str) -> str:
     ):
         if names:
             lines.append(f"{kind} that it needs: {', '.join(sorted(names))}")
+    lines += [
+        f"Variable {name}_python: the path of an interpreter with the packages of envs/{name}.txt."
+        for name in sorted(wanted.interpreters)
+    ]
+    lines += [
+        f"{name}: where {what} go; without it, {place} below AIRFLOW_HOME."
+        for module, (name, what, place) in ELSE_AT_HOME.items()
+        if module in wanted.modules and name.split()[1] not in wanted.connections
+    ]
+    documents = sorted({path.name for path in made.files if path.parent.name == "docs"})
+    lines += [f"Read docs/{name} for what the real service needs." for name in documents]
     lines.append("The project's own folder must be on PYTHONPATH, for `import include`.")
     return "\n".join(lines)
 
@@ -128,23 +152,33 @@ def _without_lesson(text: str) -> tuple[str, list[str]]:
 
 def _requirements(imported: frozenset[str]) -> list[str]:
     """The locked lines for the packages that the copy imports."""
-    locked = {}
+    locked: dict[str, str] = {}
     for file in ("requirements.txt", "requirements-torch.in"):
         for line in (environment.PROJECT / file).read_text(encoding="utf-8").splitlines():
             if line and not line.startswith("#"):
-                locked[re.split(r"[=<>~! ;]", line)[0].lower()] = line.partition(" ;")[0]
+                requirement = Requirement(line)
+                if requirement.marker is None or requirement.marker.evaluate():
+                    pinned = f"{requirement.name}{requirement.specifier}"
+                    locked[canonicalize_name(requirement.name)] = pinned
     distributions = packages_distributions()
     modules = set(imported)
-    for module, more in IMPORTED_BY_FRAMES.items():
+    for module, more in OPTIONAL.items():
         modules |= set(more) if module in modules else set()
-    wanted = {
-        distribution.lower()
+    wanted: set[str] = {
+        canonicalize_name(distribution)
         for module in modules - set(sys.stdlib_module_names) - {"airflow"}
         for distribution in distributions.get(module, [])
     }
     wanted |= {"apache-airflow", "apache-airflow-providers-standard"}
-    if "airflow" in imported:
-        wanted |= {"apache-airflow-providers-common-sql", "apache-airflow-providers-sqlite"}
+    for module in imported:
+        if module.startswith(needs.PROVIDERS):
+            # `airflow.providers.google.cloud` is of the one, `airflow.providers.cncf.kubernetes` of
+            # the other kind.
+            one, other = module.removeprefix(needs.PROVIDERS).split(".")[:2]
+            wanted |= {f"apache-airflow-providers-{name}" for name in (one, f"{one}-{other}")}
+        elif module.startswith(needs.SHARED):  # `google.cloud.storage` is of `google-cloud-storage`
+            parts = canonicalize_name(module).split("-")
+            wanted |= {"-".join(parts[:length]) for length in range(2, len(parts) + 1)}
     return sorted(locked[name] for name in wanted if name in locked)
 
 
@@ -157,6 +191,8 @@ def _refuse_conflicts(made: Copy, target: Path) -> None:
             continue
         if path == dag_file:
             raise SystemExit(f"{path} exists already: choose another NAME, or remove it.")
+        if path.parent in (target / "config", target / "docs", target / "envs"):
+            continue  # edited since an earlier copy: its owner's, and it stays
         if path.read_text(encoding="utf-8") != text:
             raise SystemExit(
                 f"{path} exists and is not what this pipeline needs; nothing was written. Move "

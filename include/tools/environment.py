@@ -10,6 +10,7 @@ import os
 import secrets
 import string
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 DAGS = PROJECT / "dags"
+BUNDLE = "dags-folder"  # Airflow's own name for that folder
 HOST = "127.0.0.1"
 
 # None of the packages may tell anybody that it was used.
@@ -29,6 +31,14 @@ SILENCE = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
     "SCARF_NO_ANALYTICS": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}
+
+KEYS: dict[str, Callable[[], str]] = {
+    "fernet": lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+    "gateway": lambda: secrets.token_urlsafe(32),
+    "jwt": lambda: secrets.token_hex(64),
+    "session": lambda: secrets.token_hex(32),
 }
 
 
@@ -66,16 +76,20 @@ def airflow(airflow_home: Path, store: Path, database: Path | None = None) -> di
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}",
+        # A busy scheduler may wait for its turn to write; SQLite's own 5 seconds would end it.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}?timeout=60",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         # A task's first call may meet a server that is still starting; the default is 5 seconds.
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW_VAR_ARTIFACT_STORE": (store / "artifacts").as_uri(),
-        "AIRFLOW_VAR_TRAINING_PYTHON": str(PROJECT / ".venvs" / "training" / "bin" / "python"),
+        "AIRFLOW_VAR_LANDING_ZONE": (store / "landing").as_uri(),
+        **_interpreters(),
         "CATALOGUE_HOME": str(store),
+        "GATEWAY_TOKEN": keys["gateway"],
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "PYTHONPATH": str(PROJECT),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(PROJECT), *_python_path()])),
+        "WANDB_CACHE_DIR": str(store / "wandb"),
     }
 
 
@@ -106,30 +120,50 @@ def as_variables(known: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in known.items()}
 
 
+def _interpreters() -> dict[str, str]:
+    """The Variable of each interpreter that `make install` makes beside Airflow's own."""
+    return {
+        f"AIRFLOW_VAR_{file.stem.upper()}_PYTHON": str(
+            PROJECT / ".venvs" / file.stem / "bin" / "python"
+        )
+        for file in sorted((PROJECT / "envs").glob("*.txt"))
+    }
+
+
+def _python_path() -> list[str]:
+    return [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+
+
 def _keys(store: Path) -> dict[str, str]:
     """Secrets of this machine's own, made once and readable by their owner alone."""
     file = store / "secrets.json"
-    if not file.exists():
+    try:
+        kept: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise SystemExit(f"{file} is damaged ({error}): delete it, new keys are made.") from None
+    missing = {name: make() for name, make in KEYS.items() if name not in kept}
+    if missing:
         store.mkdir(parents=True, exist_ok=True)
-        made = {
-            "fernet": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
-            "jwt": secrets.token_hex(64),
-            "session": secrets.token_hex(32),
-        }
         part = file.with_suffix(f".{os.getpid()}.part")
         part.touch(mode=0o600)
-        part.write_text(json.dumps(made))
+        part.write_text(json.dumps(kept | missing))
         part.replace(file)
-    keys: dict[str, str] = json.loads(file.read_text())
-    return keys
+        kept = json.loads(file.read_text())
+    return kept
 
 
 def _print() -> None:
     """Say what `make up` runs Airflow with, for a shell to take over."""
     import shlex
 
-    from include.tools import up
+    from include import processes
+    from include.tools import services, up
 
+    variables = {each.name: each.port_variable for each in services.SERVICES}
+    for process in processes.running(home() / "services"):  # perhaps on ports of its shell's own
+        variable = (variables | {"api-server": "AIRFLOW_PORT"}).get(process.name)
+        if variable and process.port:
+            os.environ[variable] = str(process.port)
     for name, value in sorted(up.settings(home()).items()):
         print(f"export {name}={shlex.quote(value)}")
 

@@ -1,11 +1,15 @@
 """What a DAG file needs from the world around it, read from its text and from what it imports."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from include.tools import environment
+
+PROVIDERS = "airflow.providers."
+# Names that many distributions share: only what follows tells which one it is.
+SHARED = (PROVIDERS, "azure.", "google.")
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,11 @@ class Needs:
     modules: frozenset[str]
     """Modules below `include`, with everything that they import in turn."""
     packages: frozenset[str]
-    """Top-level modules from elsewhere that the file or these modules import."""
+    """Top-level modules from elsewhere that these import; those of shared names in full."""
+    files: frozenset[str]
+    """Files below `config/` that the DAG file names."""
+    interpreters: frozenset[str]
+    """Other interpreters that any of these asks for, by the files of `envs/`."""
 
 
 def needs(file: Path) -> Needs:
@@ -33,6 +41,8 @@ def needs(file: Path) -> Needs:
         if isinstance(target, ast.Name) and isinstance(node.value.value, str)
     }
     connections, pools, variables = set(), set(), set()
+    texts = {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    files = {text for text in texts if text.startswith("config/")}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -54,6 +64,8 @@ def needs(file: Path) -> Needs:
         variables=frozenset(variables),
         modules=frozenset(modules),
         packages=frozenset(packages),
+        files=frozenset(each for each in files if (environment.PROJECT / each).is_file()),
+        interpreters=frozenset(_interpreters([file, *filter(None, map(path_of, modules))])),
     )
 
 
@@ -66,7 +78,7 @@ def _closure(file: Path) -> tuple[set[str], set[str]]:
         for name in _imported(_tree(waiting.pop())):
             parts = name.split(".")
             if parts[0] != "include":
-                packages.add(parts[0])
+                packages.add(name if name.startswith(SHARED) else parts[0])
                 continue
             for length in range(1, len(parts) + 1):
                 module = ".".join(parts[:length])
@@ -75,6 +87,13 @@ def _closure(file: Path) -> tuple[set[str], set[str]]:
                     modules.add(module)
                     waiting.append(path)
     return modules, packages
+
+
+def _interpreters(files: Iterable[Path]) -> Iterator[str]:
+    for file in files:
+        for node in ast.walk(_tree(file)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "interpreters.interpreter":
+                yield str(ast.literal_eval(node.args[0]))
 
 
 def path_of(module: str) -> Path | None:
@@ -94,6 +113,8 @@ def _imported(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("include."):
+            yield str(node.value)  # a program that is started by its name: `python -m include.…`
 
 
 def _tree(file: Path) -> ast.Module:

@@ -6,20 +6,25 @@ MLflow and the warehouse with it. Before anything starts it says what is wrong w
 
 import argparse
 import fcntl
+import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from include.data import warehouse
+from include import processes
+from include.data import landing, warehouse
 from include.tools import environment, needs, services, up
 
+YEARS = range(1970, 2201)
 TASK = re.compile(r"\[DAG TEST\] starting task_id=(\S+) map_index=(-?\d+)")
 ANSWER = re.compile(r"Done\. Returned value was: (.*?)\s+\[airflow\.")
 CHATTER = re.compile(r"\S+ \[(info|debug)\s*\]|\S+ \[warning\s*\] No tasks to run\.")
@@ -44,18 +49,30 @@ def main(arguments: list[str] | None = None) -> int:
 
     with (
         _one_at_a_time(home / "run", f"{asked.dag}-{date}"),
-        services.at_hand(home, settings, wanted.connections) as known,
+        services.at_hand(home, settings, wanted.connections) as found,
     ):
         _prepare(home, settings)
         command = [sys.executable, "-m", "airflow", "dags", "test", asked.dag, date]
+        command += ["--bundle-name", environment.BUNDLE, "--dagfile-path", str(file)]
         command += ["--conf", json.dumps(conf)] if conf else []
-        return _follow(command, environment.as_variables(known) | settings, asked.verbose)
+        known = environment.as_variables(found.connections) | _only(file)
+        return _follow(command, known | found.env | settings, asked.verbose)
+
+
+def _only(file: Path) -> dict[str, str]:
+    """A bundle of this one file: `dags test` reads the whole bundle anew, whatever it runs."""
+    bundle = {
+        "name": environment.BUNDLE,
+        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+        "kwargs": {"path": str(file)},
+    }
+    return {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle])}
 
 
 def _conf(text: str) -> dict[str, Any]:
     example = """CONF='{"name": value}'"""
     try:
-        conf = json.loads(text or "{}")
+        conf = json.loads(text or "{}", parse_constant=_no_number)
     except ValueError as error:
         raise SystemExit(f"CONF is not JSON ({error}). Write {example}.") from None
     if not isinstance(conf, dict):
@@ -63,26 +80,34 @@ def _conf(text: str) -> dict[str, Any]:
     return conf
 
 
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number in JSON")
+
+
 def _date(text: str) -> str:
     try:
         date = datetime.fromisoformat(text) if text else datetime.now(UTC)
-    except ValueError:
+        date = date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise SystemExit(f"DATE={text} is not a date. Write DATE=2026-01-04.") from None
-    return date.isoformat()
+    if date.year not in YEARS:
+        raise SystemExit(f"DATE={text} is not between {YEARS[0]} and {YEARS[-1]}.")
+    return date.isoformat()  # one moment has one name, however it was written
 
 
 def _file(dag_id: str) -> Path:
     file = environment.DAGS / f"{dag_id}.py"
-    if not file.is_file():
-        known = "\n  ".join(sorted(path.stem for path in environment.DAGS.glob("97_*.py")))
-        raise SystemExit(f"There is no DAG {dag_id!r}. There are:\n  {known}")
+    if Path(dag_id).name != dag_id or not file.is_file():
+        known = sorted(path.stem for path in environment.DAGS.glob("97_*.py"))
+        near = [name for name in known if dag_id and Path(dag_id).stem in name] or known
+        raise SystemExit(f"There is no DAG {dag_id!r}. There are:\n  " + "\n  ".join(near))
     return file
 
 
 def _faults(file: Path, conf: dict[str, Any], wanted: needs.Needs) -> list[str]:
     """Everything that is wrong with the request, in words that say what to do."""
     pools = json.loads((environment.PROJECT / "config" / "pools.json").read_text())
-    known = environment.connections(os.environ | services.ports())
+    known = environment.connections(os.environ | services.ports()).keys() | services.connections()
     return [
         *_wrong_parameters(file, conf),
         *(
@@ -92,7 +117,7 @@ def _faults(file: Path, conf: dict[str, Any], wanted: needs.Needs) -> list[str]:
         *(
             f"Connection {name!r} is not in config/connections.yaml: add it there, or set "
             f"AIRFLOW_CONN_{name.upper()}."
-            for name in sorted(wanted.connections - known.keys())
+            for name in sorted(wanted.connections - known)
             if f"AIRFLOW_CONN_{name.upper()}" not in os.environ
         ),
     ]
@@ -141,18 +166,53 @@ def _one_at_a_time(folder: Path, what: str) -> Iterator[None]:
 
 
 def _prepare(home: Path, settings: dict[str, str]) -> None:
-    """Make the run's own metadata database and the warehouse, once."""
-    warehouse.create(home / "warehouse.db")
-    done = home / "run" / "migrated"
-    with (home / "run" / "migrating.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Make the run's own metadata database, the warehouse and the landing zone, once."""
+    done = home / "run" / f"migrated-{version('apache-airflow')}"
+    with processes.alone(home / "run" / "preparing.lock"):
+        try:
+            warehouse.create(home / "warehouse.db")
+        except RuntimeError as error:
+            raise SystemExit(str(error)) from None
+        landing.create(home / "landing")
         if not done.exists():
             print("  · making a database for runs", flush=True)
             up.airflow(settings, "db", "migrate")
-            up.airflow(
-                settings, "pools", "import", str(environment.PROJECT / "config" / "pools.json")
-            )
             done.touch()
+        _make_known(home / "run" / "known.json", settings)
+
+
+def _make_known(record: Path, settings: dict[str, str]) -> None:
+    """Tell the database of new and changed pools and files while nobody else does.
+
+    `dags test` does so too, but two at once that meet an unknown DAG would both insert it.
+    """
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
+
+    try:
+        known = json.loads(record.read_text())
+    except (FileNotFoundError, ValueError):  # nothing is known, so all is told anew
+        known = {}
+    pools = environment.PROJECT / "config" / "pools.json"
+    there = {
+        file: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in (pools, *environment.DAGS.glob("*.py"))
+    }
+    changed = [file for file, digest in there.items() if known.get(file.name) != digest]
+    if not changed:
+        return
+    if pools in changed:
+        up.airflow(settings, "pools", "import", str(pools))
+        changed.remove(pools)
+    DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]
+    for file in changed:
+        bag = BundleDagBag(
+            dag_folder=file, bundle_path=environment.DAGS, bundle_name=environment.BUNDLE
+        )
+        sync_bag_to_db(bag, environment.BUNDLE, None)
+    part = record.with_suffix(".part")
+    part.write_text(json.dumps({file.name: digest for file, digest in there.items()}))
+    part.replace(record)
 
 
 def _follow(command: list[str], env: dict[str, str], verbose: bool) -> int:
@@ -161,20 +221,29 @@ def _follow(command: list[str], env: dict[str, str], verbose: bool) -> int:
         command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None  # noqa: S101
-    for line in process.stdout:
-        if verbose:
-            print(line, end="", flush=True)
-        elif task := TASK.search(line):
-            index = "" if task[2] == "-1" else f" [{task[2]}]"
-            print(f"  → {task[1]}{index}", flush=True)
-        elif answer := ANSWER.search(line):
-            print(f"      {answer[1]}", flush=True)
-        elif not CHATTER.match(line):
-            print(line, end="", flush=True)
-    status = process.wait()
-    print("Green." if status == 0 else "Failed.", flush=True)
+    try:
+        for line in process.stdout:
+            if verbose:
+                print(line, end="", flush=True)
+            elif task := TASK.search(line):
+                index = "" if task[2] == "-1" else f" [{task[2]}]"
+                print(f"  → {task[1]}{index}", flush=True)
+            elif answer := ANSWER.search(line):
+                print(f"      {answer[1]}", flush=True)
+            elif not CHATTER.match(line):
+                print(line, end="", flush=True)
+        status = process.wait()
+    finally:
+        if process.poll() is None:  # we are to end, and it with us
+            process.terminate()
+            process.wait()
+    killed = f" It was killed by signal {-status}." if status < 0 else ""
+    print("Green." if status == 0 else f"Failed.{killed}", flush=True)
     return status
 
 
 if __name__ == "__main__":
+    for sign in (signal.SIGTERM, signal.SIGHUP):  # the servers of this run are to end with it
+        if signal.getsignal(sign) != signal.SIG_IGN:  # `nohup` wants it to go on
+            signal.signal(sign, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

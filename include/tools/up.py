@@ -1,5 +1,6 @@
 """`make up`, `make down`, `make status`: Airflow and its services on this machine."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from include.data import warehouse
-from include.tools import environment, processes, services
+from include import processes
+from include.data import landing, warehouse
+from include.local_cloud import platforms
+from include.tools import environment, services
 
 COMPONENTS = {
     "api-server": ["api-server"],
@@ -20,8 +23,10 @@ COMPONENTS = {
 
 
 def settings(home: Path) -> dict[str, str]:
-    """What `make up` runs Airflow with."""
-    return environment.airflow(home / "airflow", store=home) | services.ports()
+    """What `make up` runs Airflow with; platforms are in it once they run."""
+    running = [process.name for process in processes.running(home / "services")]
+    ours = environment.airflow(home / "airflow", store=home) | services.ports()
+    return ours | platforms.redirects(home, running).env
 
 
 def up() -> None:
@@ -29,44 +34,67 @@ def up() -> None:
     began = time.monotonic()
     home = environment.home()
     folder = home / "services"
+    _refuse_broken_files()
     env = settings(home)
     known = {process.name: process for process in processes.running(folder)}
+    crashed = [process for process in processes.recorded(folder) if process.name not in known]
+    if crashed:
+        _say(f"clearing up after {', '.join(process.name for process in crashed)}, which crashed")
+        processes.stop(folder, crashed)
     wanted = {service.name: int(env[service.port_variable]) for service in services.SERVICES}
     wanted["api-server"] = int(env["AIRFLOW__API__PORT"])
     _refuse_taken_ports({name: port for name, port in wanted.items() if name not in known})
 
-    _say("database, pools, connections, warehouse")
-    prepare(home, env)
     try:
         for service in services.SERVICES:
             if service.name not in known:
                 _say(f"{service.name} on port {env[service.port_variable]}")
                 services.start(service, home, folder, env)
+        for entry in platforms.wanted():
+            if entry.name not in known:
+                _say(f"{entry.name} in the local cloud")
+                platforms.start(entry, home, folder, env)
+        env = settings(home)
+        _say("database, pools, connections, warehouse")
+        prepare(home, env)
         _say(f"Airflow on port {env['AIRFLOW__API__PORT']}")
         start_airflow(folder, env, already=set(known))
         _say("reading the DAGs")
         wait_for_dags(env)
     except (RuntimeError, KeyboardInterrupt):
-        processes.stop(folder, [p for p in processes.running(folder) if p.name not in known])
+        processes.stop(folder, [p for p in processes.recorded(folder) if p.name not in known])
         raise
     _banner(env, time.monotonic() - began)
 
 
+def _refuse_broken_files() -> None:
+    """Airflow passes over a file that it can't read when it does not look like a DAG to it."""
+    for path in sorted(environment.DAGS.glob("97_*.py")):
+        try:
+            ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        except (SyntaxError, UnicodeDecodeError) as error:
+            raise SystemExit(f"{path} is no Python: {error}. Nothing was started.") from None
+
+
 def down() -> None:
     """Stop everything that `up` started, and nothing else."""
-    folder = environment.home() / "services"
-    started = processes.running(folder)
+    home = environment.home()
+    folder = home / "services"
+    started = processes.recorded(folder)
+    ran = [process.name for process in started if process.family()]
     processes.stop(folder, started)
-    print(f"Stopped: {', '.join(process.name for process in started) or 'nothing was running'}.")
+    ran += [f"{process.name} of a run that was killed" for process in services.sweep(home)]
+    print(f"Stopped: {', '.join(ran) or 'nothing was running'}.")
 
 
 def status() -> None:
     """Say what runs, and where."""
-    started = processes.running(environment.home() / "services")
+    started = processes.recorded(environment.home() / "services")
     if not started:
         print("Nothing runs. `make up` starts Airflow and its services.")
     for process in started:
         where = f"http://{environment.HOST}:{process.port}" if process.port else ""
+        where = where if process.alive() else "crashed; `make up` mends it"
         print(f"{process.name:<14} pid {process.pid:<8} {where:<24} {process.log}")
 
 
@@ -75,11 +103,13 @@ def prepare(home: Path, env: dict[str, str]) -> None:
     airflow(env, "db", "migrate")
     airflow(env, "pools", "import", str(environment.PROJECT / "config" / "pools.json"))
     warehouse.create(home / "warehouse.db")
+    landing.create(home / "landing")
     present = {
         each["conn_id"] for each in json.loads(airflow(env, "connections", "list", "-o", "json"))
     }
-    ours = {service.connection for service in services.SERVICES}
-    known = environment.connections(env)
+    ours = services.connections()
+    running = [process.name for process in processes.running(home / "services")]
+    known = environment.connections(env) | platforms.redirects(home, running).connections
     changed = {
         name: fields for name, fields in known.items() if name in ours or name not in present
     }
@@ -151,11 +181,13 @@ def _get(url: str) -> Any:
 def _refuse_taken_ports(wanted: dict[str, int]) -> None:
     variables = {service.name: service.port_variable for service in services.SERVICES}
     variables["api-server"] = "AIRFLOW_PORT"
+    holders: dict[int, str] = {}
     for name, port in wanted.items():
-        if processes.in_use(port):
+        holder = holders.setdefault(port, name)
+        if holder != name or processes.in_use(port):
+            why = "taken by another program" if holder == name else f"{holder}'s already"
             raise SystemExit(
-                f"Port {port} is taken by another program. Choose one for {name}: "
-                f"make up {variables[name]}={port + 1}"
+                f"Port {port} is {why}. Choose one for {name}: make up {variables[name]}={port + 1}"
             )
 
 
@@ -169,6 +201,8 @@ def _banner(env: dict[str, str], seconds: float) -> None:
         f"\nReady after {seconds:.0f} s: {dags} pipelines, no import errors.\n"
         f"  Airflow    {env['AIRFLOW__API__BASE_URL']}  (everybody who reaches it is admin)\n"
         f"  MLflow     http://{environment.HOST}:{env['MLFLOW_PORT']}\n"
+        f"  Gateway    http://{environment.HOST}:{env['GATEWAY_PORT']}\n"
+        "             (its token: `make -s env | grep GATEWAY_TOKEN`)\n"
         "Stop it with `make down`."
     )
 

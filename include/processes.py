@@ -1,0 +1,194 @@
+"""Background processes with a record on disk: started and stopped as families, and only ours.
+
+A process leads a session of its own, and its name in this world stands in its environment. So its
+children are found when it was killed itself, and those that began another session are found too.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psutil
+
+HOST = "127.0.0.1"
+# Above those that Ray takes by itself, and below those that systems lend to whoever calls somebody.
+PORTS = range(24_001, 32_768)
+GRACE_SECONDS = 20.0
+BELONGS_TO = "CATALOGUE_PROCESS"
+NOBODY = 2**31 - 1  # a number that no process has
+
+# Held on to: Python warns about a process whose handle is thrown away while it runs.
+_HANDLES: list[subprocess.Popen[bytes]] = []
+# The newest of the ports that this process was given: by the time that one is dropped, it is used.
+_CLAIMS: deque[int] = deque()
+MOST_CLAIMS = 100
+
+
+@dataclass(frozen=True)
+class Process:
+    """Something that was started: its pid together with its start time is nobody else's."""
+
+    name: str
+    pid: int
+    started: float
+    port: int | None
+    log: str
+
+    def alive(self) -> bool:
+        """Whether it still runs, and is not another process that was given the same number."""
+        with suppress(psutil.NoSuchProcess):
+            found = psutil.Process(self.pid)
+            return found.create_time() == self.started and found.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    def family(self) -> list[psutil.Process]:
+        """It and all that came from it and live, also when it is dead itself."""
+        label = str(Path(self.log).with_suffix(""))
+        session = None if self._number_was_given_on() else self.pid
+        found = []
+        for each in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+                ours = os.getsid(each.pid) == session or each.environ().get(BELONGS_TO) == label
+                if ours and each.status() != psutil.STATUS_ZOMBIE:
+                    found.append(each)
+        return found
+
+    def _number_was_given_on(self) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pid).create_time() != self.started
+        return False
+
+    def last_words(self, lines: int = 15) -> str:
+        """The end of its log."""
+        text = Path(self.log).read_text(encoding="utf-8", errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+
+def start(
+    folder: Path, name: str, command: Sequence[str], env: Mapping[str, str], port: int | None = None
+) -> Process:
+    """Start a command in the background, as a group of its own, and write down that it was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **env, BELONGS_TO: str(folder / name)},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _HANDLES.append(process)
+    created = psutil.Process(process.pid).create_time()
+    started = Process(name, process.pid, created, port, str(log))
+    part = folder / f"{name}.json.part"
+    part.write_text(json.dumps(asdict(started)))
+    part.replace(folder / f"{name}.json")
+    return started
+
+
+def recorded(folder: Path) -> list[Process]:
+    """What was started from here and not stopped, whether or not it still runs."""
+    return [_read(record) for record in sorted(folder.glob("*.json"))]
+
+
+def _read(record: Path) -> Process:
+    """A record; of a broken one at least the name, by which its family is found."""
+    try:
+        return Process(**json.loads(record.read_text()))
+    except (TypeError, ValueError):
+        return Process(record.stem, NOBODY, 0.0, None, str(record.with_suffix(".log")))
+
+
+def running(folder: Path) -> list[Process]:
+    """What was started from here and does its work."""
+    return [process for process in recorded(folder) if process.alive()]
+
+
+def stop(folder: Path, processes: Sequence[Process], grace: float = GRACE_SECONDS) -> None:
+    """Ask them and their families to end, insist where they don't, and see that they did."""
+    for sign, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+        family = [member for process in processes for member in process.family()]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.send_signal(sign)
+        psutil.wait_procs(family, timeout=seconds)
+    if left := [member.pid for process in processes for member in process.family()]:
+        raise RuntimeError(f"these processes do not end: {sorted(left)}")
+    _HANDLES[:] = [handle for handle in _HANDLES if handle.poll() is None]
+    for process in processes:
+        (folder / f"{process.name}.json").unlink(missing_ok=True)
+    for handle in _HANDLES:
+        handle.poll()  # what has ended is no longer warned about
+
+
+def wait_until_answers(url: str, process: Process, seconds: float = 120.0) -> None:
+    """Poll until the address answers; fail with the log's end when the process dies before."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urlopen(url, timeout=5):  # noqa: S310
+                return
+        except (URLError, ConnectionError, TimeoutError):
+            pass
+        if not process.alive():
+            raise RuntimeError(f"{process.name} ended. Its log:\n{process.last_words()}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"{process.name} does not answer at {url} after {seconds:.0f} s. Its log:\n"
+                f"{process.last_words()}"
+            )
+        time.sleep(0.2)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Let one process at a time do this; the others wait."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def free_port() -> int:
+    """A loopback port that nobody uses, and that nobody else is given until it is used.
+
+    Between this and the moment when a server listens there may be seconds. So a port is claimed,
+    by a datagram socket of its number: only one process can have that, and it ends with us.
+    """
+    first = secrets.choice(PORTS)
+    for port in sorted(PORTS, key=lambda port: (port < first, port)):
+        with socket.socket(type=socket.SOCK_DGRAM) as claim, socket.socket() as listener:
+            try:
+                claim.bind((HOST, port))
+                listener.bind((HOST, port))
+            except OSError as taken:
+                if taken.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            _CLAIMS.append(claim.detach())
+        if len(_CLAIMS) > MOST_CLAIMS:
+            os.close(_CLAIMS.popleft())
+        return port
+    raise OSError(errno.EADDRINUSE, f"no port from {PORTS[0]} to {PORTS[-1]} is free")
+
+
+def in_use(port: int) -> bool:
+    """Whether somebody listens on a loopback port."""
+    with socket.socket() as caller:
+        return caller.connect_ex((HOST, port)) == 0
