@@ -27,16 +27,18 @@ env: install ## Print the environment for calling `airflow` yourself: eval "$$(m
 	@$(PY) -m include.tools.environment
 
 test: install ## Prove every promise
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: install ## The tests without the slow ones (a copy run from end to end)
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+test-fast: install ## The contract of all pipelines, their helpers, and one run: two minutes
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" tests/contract tests/include tests/plugins \
+		tests/serving tests/dags/test_97_01_01_ml_pipeline_structure.py
 
 lint: install ## Check style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-bench: install ## Measure: parse time of each file beside a bare DAG of the same shape
-	@$(PY) -m benchmarks.parse_time
+bench: install ## Measure: parse times beside bare DAGs, serving beside MLflow's own, four searches (SOAK=300)
+	@$(PY) -m benchmarks.parse_time && $(PY) -m benchmarks.serving --soak "$(or $(SOAK),0)" \
+		&& $(PY) -m benchmarks.tuning
 
 checklist: install ## Run all tests and write CHECKLIST.md and the README's gallery from the results
 	@$(PY) -m include.tools.checklist
