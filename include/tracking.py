@@ -58,6 +58,8 @@ class Version:
     key: str
     replaces: str | None
     """The version that was champion before this one was promoted."""
+    reference: str | None = None
+    """Where its bytes are, if the artifact store has them and not MLflow."""
 
 
 def address() -> str:
@@ -108,19 +110,21 @@ def run() -> Iterator["Run"]:
     Everything logged inside, also by MLflow's own functions, lands there. The run is marked as
     finished when the block ends well and as failed when it doesn't.
     """
-    place = runs.here()
-    labels = {"airflow.run_key": place.key, "airflow.settings": place.settings}
-    with _opened(place.key, labels) as active:
+    with _opened(runs.here().key, _labels()) as active:
         yield active
 
 
 @contextmanager
 def part(name: str) -> Iterator["Run"]:
     """Open a run within this pipeline run's, for one of several that are to be compared."""
-    with run() as whole:
-        labels = {"mlflow.parentRunId": whole.info.run_id, "airflow.part": name}
-        with _opened(name, labels, nested=True) as active:
-            yield active
+    with _reachable():
+        whole = _begun(_labels(), _experiment(runs.here().dag_id))
+    if whole is None:
+        with run() as whole:
+            pass
+    labels = {"mlflow.parentRunId": whole.info.run_id, "airflow.part": name}
+    with _opened(name, labels) as active:
+        yield active
 
 
 def page(run: "Run") -> str:
@@ -210,6 +214,38 @@ def register_logged(logged: "LoggedModel") -> str:
     return str(created.version)
 
 
+def register_reference(reference: str) -> str:
+    """Give a model that the artifact store keeps a version number, or the one that it already has.
+
+    Call it with the run open: what the run keeps, a sidecar say, is all that MLflow has of it.
+    """
+    place = runs.here()
+    for known in versions(place.dag_id):
+        if (known.key, known.reference) == (place.key, reference):
+            return known.number
+    info = _mlflow().active_run().info
+    sha256 = reference.partition("#sha256=")[2][:12]
+    created = client().create_model_version(
+        _registered(place.dag_id),
+        source=info.artifact_uri,
+        run_id=info.run_id,
+        tags={"sha256": sha256, "airflow.run_key": place.key, "reference": reference},
+    )
+    return str(created.version)
+
+
+def aliases() -> dict[str, str]:
+    """Which version of this DAG's model each alias points to, whoever set it."""
+    with _reachable():
+        found = client().get_registered_model(runs.here().dag_id).aliases
+    return {alias: str(number) for alias, number in found.items()}
+
+
+def retire(number: str) -> None:
+    """Take a version out of the registry; the run that made it stays."""
+    client().delete_model_version(runs.here().dag_id, number)
+
+
 def promote(number: str) -> str | None:
     """Let callers have this version; returns the one that they had before."""
     name = runs.here().dag_id
@@ -271,8 +307,9 @@ def hushed() -> Iterator[None]:
 
 
 def _mlflow() -> ModuleType:
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)  # before the import: it logs to stderr
+    for noisy in map(logging.getLogger, ("mlflow", "alembic")):
+        if noisy.level != logging.WARNING:  # setting it makes Python forget what it knows of all
+            noisy.setLevel(logging.WARNING)  # before the import: it logs to stderr
     with warnings.catch_warnings():
         # Its own type hints, looked at by its own checks while it is imported.
         warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")
@@ -283,25 +320,34 @@ def _mlflow() -> ModuleType:
     return module
 
 
+def _labels() -> dict[str, str]:
+    """By what this pipeline run's MLflow run is known."""
+    place = runs.here()
+    return {"airflow.run_key": place.key, "airflow.settings": place.settings}
+
+
+def _begun(labels: Mapping[str, str], experiment: str) -> "Run | None":
+    """The oldest run of an experiment that carries these labels."""
+    found = client().search_runs(
+        [experiment],
+        " and ".join(f"tags.`{tag}` = '{at}'" for tag, at in labels.items()),
+        max_results=1,
+        order_by=["attributes.start_time ASC"],
+    )
+    return next(iter(found), None)
+
+
 @contextmanager
-def _opened(name: str, labels: Mapping[str, str], nested: bool = False) -> Iterator["Run"]:
+def _opened(name: str, labels: Mapping[str, str]) -> Iterator["Run"]:
     """Open the run that carries these labels, or a new one, and link it from the task."""
     mlflow = _mlflow()
     with _reachable():
-        experiment_id = _experiment(runs.here().dag_id)
-        begun = mlflow.search_runs(
-            experiment_ids=[experiment_id],
-            filter_string=" and ".join(f"tags.`{tag}` = '{at}'" for tag, at in labels.items()),
-            order_by=["attributes.start_time ASC"],
-            max_results=1,
-            output_format="list",
-        )
+        experiment = _experiment(runs.here().dag_id)
+        begun = _begun(labels, experiment)
         opened = (
-            mlflow.start_run(run_id=begun[0].info.run_id, nested=nested)
+            mlflow.start_run(run_id=begun.info.run_id)
             if begun
-            else mlflow.start_run(
-                experiment_id=experiment_id, run_name=name, tags=dict(labels), nested=nested
-            )
+            else mlflow.start_run(experiment_id=experiment, run_name=name, tags=dict(labels))
         )
         with opened as active:
             get_current_context()["ti"].xcom_push(RUN_LINK, page(active))
@@ -311,25 +357,33 @@ def _opened(name: str, labels: Mapping[str, str], nested: bool = False) -> Itera
 def _experiment(name: str) -> str:
     """Make the experiment once; a store without a server keeps artifacts beside its database."""
     known = client().get_experiment_by_name(name)
-    if known is not None:
-        return str(known.experiment_id)
-    where = address()
-    beside = None
-    if where.startswith("sqlite:///"):
-        beside = (Path(where.removeprefix("sqlite:///")).parent / "artifacts" / name).as_uri()
-    return str(client().create_experiment(name, artifact_location=beside))
+    if known is None:
+        where, beside = address(), None
+        if where.startswith("sqlite:///"):
+            beside = (Path(where.removeprefix("sqlite:///")).parent / "artifacts" / name).as_uri()
+        with _unless_there():
+            client().create_experiment(name, artifact_location=beside)
+        known = client().get_experiment_by_name(name)
+    return str(known.experiment_id)
 
 
 def _registered(name: str) -> str:
-    """Make the registered model once; two runs that come first together make it once too."""
+    """Make the registered model once."""
+    with _unless_there():
+        client().create_registered_model(name)
+    return name
+
+
+@contextmanager
+def _unless_there() -> Iterator[None]:
+    """Two runs that come first together make a thing once: who is second finds it there."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client().create_registered_model(name)
+        yield
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return name
 
 
 @contextmanager
@@ -356,4 +410,5 @@ def _version(found: "ModelVersion") -> Version:
         run_id=found.run_id,
         key=found.tags.get("airflow.run_key", ""),
         replaces=found.tags.get("replaces"),
+        reference=found.tags.get("reference"),
     )

@@ -15,8 +15,10 @@ from types import ModuleType
 from typing import Any
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-# Reviewed: compiled parts of scikit-learn's own trees, which hold nothing but numbers.
+# Reviewed: they hold nothing but numbers (compiled parts of scikit-learn's own trees), or the name
+# of a kind of number (what an imputer was fitted on).
 TRUSTED_TYPES = [
+    "numpy.dtype",
     "sklearn.tree._tree.Tree",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
 ]
@@ -37,7 +39,7 @@ def loads(content: bytes) -> Any:
     skops = _skops()
     try:
         unknown = set(skops.get_untrusted_types(data=content)) - set(TRUSTED_TYPES)
-    except (BadZipFile, KeyError) as error:
+    except (BadZipFile, KeyError, ValueError) as error:
         raise UntrustedModel(f"these {len(content)} bytes are not a skops file: {error}") from error
     if unknown:
         raise UntrustedModel(
