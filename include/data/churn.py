@@ -16,6 +16,7 @@ SEED = 97
 PLANS = ("monthly", "yearly", "family")
 REGIONS = ("north", "east", "south", "west")
 LABEL = "churned"
+PER_CALL = 0.45
 
 
 def customers(rows: int = 8_000, seed: int = SEED) -> "pd.DataFrame":
@@ -28,21 +29,28 @@ def customers(rows: int = 8_000, seed: int = SEED) -> "pd.DataFrame":
     calls = rng.poisson(1.2, size=rows)
     plan = rng.choice(PLANS, size=rows, p=[0.55, 0.30, 0.15])
     fee = (rng.normal(32, 8, size=rows) - 6 * (plan == "yearly")).clip(8, 80).round(2)
-    log_odds = (
-        -0.9
-        - 0.030 * (tenure - 28)
-        - 0.040 * (usage - 22)
-        + 0.45 * (calls - 1.2)
-        + 0.020 * (fee - 30)
-        + 0.70 * (plan == "monthly")
-    )
-    return pd.DataFrame({
+    region = rng.choice(REGIONS, size=rows)
+    frame = pd.DataFrame({
         "customer_id": np.arange(1, rows + 1),
-        "region": rng.choice(REGIONS, size=rows),
+        "region": region,
         "plan": plan,
         "tenure_months": tenure.astype(int),
         "monthly_fee": fee,
         "usage_hours": usage,
         "support_calls": calls,
-        LABEL: (rng.random(rows) < 1 / (1 + np.exp(-log_odds))).astype(int),
     })
+    return frame.assign(**{LABEL: (rng.random(rows) < chance(frame)).astype(int)})
+
+
+def chance(customers: "pd.DataFrame", per_call: float = PER_CALL) -> "pd.Series[float]":
+    """How likely each customer is to leave: the truth that a model is to find."""
+    log_odds = (
+        -0.9
+        - 0.030 * (customers["tenure_months"] - 28)
+        - 0.040 * (customers["usage_hours"] - 22)
+        + per_call * (customers["support_calls"] - 1.2)
+        + 0.020 * (customers["monthly_fee"] - 30)
+        + 0.70 * (customers["plan"] == "monthly")
+    )
+    likely: pd.Series[float] = 1 / (1 + np.exp(-log_odds))
+    return likely

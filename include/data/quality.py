@@ -51,12 +51,15 @@ def check(frame: "pd.DataFrame", agreed: Sequence[Any], row_id: str, source: str
 def _sentence(result: Any, frame: "pd.DataFrame", row_id: str) -> str:
     """Say what was expected of which column, and where it does not hold."""
     wanted = result.expectation_config
+    column = wanted.kwargs.get("column")
+    if column is not None and column not in frame:
+        return f"{column}: there is no such column; there are {', '.join(frame)}"
     terms = {
         name: value
         for name, value in wanted.kwargs.items()
         if name not in ("column", "batch_id") and value is not None
     }
-    subject = f"{wanted.kwargs.get('column', 'the table')}: {wanted.type}"
+    subject = f"{column or 'the table'}: {wanted.type}"
     if terms:
         subject += f"({', '.join(f'{name}={value}' for name, value in terms.items())})"
     if result.exception_info.get("exception_message"):
