@@ -9,10 +9,10 @@
 | **Look at** | Gantt: in the scheduler the third training waits until both slots are free |
 
 ```text
-① Data     ② Train, in gpu_pool              ③ Outputs
-prepare ─┬→ python_operator   1 slot  ─┬→ compare → keep
-         ├→ taskflow          1 slot  ─┤
-         └→ isolated          2 slots ─┘
+① Data     ② Train, in gpu_pool                         ③ Outputs
+prepare ─┬→ python_operator              1 slot  ─┬→ compare → keep
+         ├→ taskflow                     1 slot  ─┤
+         └→ find_interpreter → isolated  2 slots ─┘
 ```
 
 | Box | Shown by |
@@ -42,9 +42,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import Param, dag, get_current_context, task, task_group
+from airflow.sdk import (
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    dag,
+    get_current_context,
+    task,
+    task_group,
+)
 
-from include import retries, storage, tracking
+from include import interpreters, retries, storage, tracking
 
 DAG_ID = Path(__file__).stem
 LABEL = "churned"
@@ -53,6 +62,14 @@ SEED = 97
 POOL = "gpu_pool"
 LONGEST = timedelta(minutes=10)
 KNOBS = ("hidden", "epochs", "learning_rate", "threads")
+# Whatever is raised in another interpreter arrives as a plain AirflowException, and this one only
+# reads files and computes. A process that was killed arrives as something else, and is retried.
+RAISED_ELSEWHERE = RetryRule(
+    "airflow.sdk.exceptions.AirflowException",
+    RetryAction.FAIL,
+    reason="raised in the isolated interpreter, and would be again",
+    match_subclasses=False,
+)
 
 
 def train_here(train: str) -> dict[str, str | float]:
@@ -175,25 +192,38 @@ def local_training():
             """For a function that is written here: what it returns is what the next one gets."""
             return train_here(train)
 
+        @task(task_display_name="Find interpreter")
+        def find_interpreter() -> str:
+            """Say what is missing, and how to get it, before two slots are taken."""
+            return interpreters.interpreter("training")
+
         @task.external_python(
             task_display_name="Isolated interpreter",
-            python="{{ var.value.training_python }}",
+            python=find_interpreter(),
             expect_airflow=False,
             multiple_outputs=False,
+            retry_policy=ExceptionRetryPolicy(rules=[*retries.POLICY.rules, RAISED_ELSEWHERE]),
             pool=POOL,
             pool_slots=2,
             execution_timeout=LONGEST,
         )
-        def isolated(train_path: str, knobs: dict[str, str], label: str, seed: int):
+        def isolated(train: str, train_path: str, knobs: dict[str, str], label: str, seed: int):
             """For packages that can't live beside Airflow: paths in, a reference out."""
             import hashlib
+            from io import BytesIO
             from pathlib import Path
 
             import pandas as pd
 
             from include.training import neural
 
-            rows = pd.read_parquet(train_path)
+            content = Path(train_path).read_bytes()
+            if hashlib.sha256(content).hexdigest() != train.partition("#sha256=")[2]:
+                raise ValueError(
+                    f"{train_path} was changed after it was written. Clear the task that wrote it "
+                    "to make it again."
+                )
+            rows = pd.read_parquet(BytesIO(content))
             kinds = neural.Settings.__annotations__
             given = {knob: kinds[knob](value) for knob, value in knobs.items()}
             weights, cost = neural.train(
@@ -201,19 +231,20 @@ def local_training():
                 rows[label].to_numpy(),
                 neural.Settings(**given, seed=seed),
             )
-            content = neural.dumps(weights)
-            target = Path(train_path).with_name("isolated-weights.npz")
+            made = neural.dumps(weights)
+            target = Path(train_path).parents[1] / "train.isolated" / "weights.npz"
+            target.parent.mkdir(exist_ok=True)
             part = target.with_suffix(".part")
-            part.write_bytes(content)
+            part.write_bytes(made)
             part.replace(target)  # whole or not at all
-            reference = f"{target.as_uri()}#sha256={hashlib.sha256(content).hexdigest()}"
+            reference = f"file://{target}#sha256={hashlib.sha256(made).hexdigest()}"
             return {"weights": reference, **cost.as_dict()}
 
         knobs = {knob: f"{{{{ params.{knob} }}}}" for knob in KNOBS}
         return {
             "python_operator": python_operator.output,
             "taskflow": taskflow(train),
-            "isolated": isolated(train_path, knobs, LABEL, SEED),
+            "isolated": isolated(train, train_path, knobs, LABEL, SEED),
         }
 
     @task_group(group_id="outputs", group_display_name="③ Outputs")
@@ -229,7 +260,7 @@ def local_training():
                 content = storage.read_bytes(result["weights"])
                 scored = neural.scores(neural.loads(content), rows.drop(columns=LABEL).to_numpy())
                 table[way] = {
-                    "digest": result["weights"].partition("#sha256=")[2][:12],
+                    "digest": storage.digest(result["weights"])[:12],
                     "auc": auc(rows[LABEL], scored),
                     **{name: result[name] for name in ("device", "seconds", "peak_memory_mb")},
                 }

@@ -5,9 +5,12 @@ device: in this process, in another one, today and tomorrow.
 """
 
 import resource
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +34,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training took; the memory is the most that its process ever held, or the card did."""
+    """What a training took; the memory is the most that its process ever held, or the card did.
+
+    The loss is the mean over the last epoch.
+    """
 
     device: str
     seconds: float
@@ -50,6 +56,62 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+class Training:
+    """A training that can be put down after any epoch and taken up again, with the same result."""
+
+    def __init__(self, features: "NDArray[Any]", labels: "NDArray[Any]", settings: Settings):
+        """Put data and first weights on the device."""
+        import torch
+
+        self.device = device()
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._inputs = torch.tensor(features, dtype=torch.float32, device=self.device)
+        self._wanted = torch.tensor(labels, dtype=torch.float32, device=self.device)
+        drawn = initial(self._inputs.shape[1], settings.hidden, self._generator)
+        self._weights = {
+            name: part.to(self.device).requires_grad_() for name, part in drawn.items()
+        }
+        self._optimiser = torch.optim.Adam(self._weights.values(), lr=settings.learning_rate)
+
+    def epoch(self) -> float:
+        """Show it every row once; returns the mean loss."""
+        import torch
+
+        total = torch.zeros((), device=self.device)
+        order = torch.randperm(len(self._inputs), generator=self._generator).to(self.device)
+        for rows in order.split(BATCH):
+            self._optimiser.zero_grad()
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                logits(self._weights, self._inputs[rows]), self._wanted[rows]
+            )
+            loss.backward()
+            self._optimiser.step()
+            total += loss.detach() * len(rows)
+        return float(total) / len(order)
+
+    def weights(self) -> dict[str, "NDArray[Any]"]:
+        """What it has learned so far, as plain arrays."""
+        return {name: part.detach().cpu().numpy().copy() for name, part in self._weights.items()}
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on: weights, the optimiser's memory, the next shuffle."""
+        return {
+            "weights": {name: part.detach().cpu() for name, part in self._weights.items()},
+            "optimiser": self._optimiser.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state that was kept."""
+        import torch
+
+        with torch.no_grad():
+            for name, part in self._weights.items():
+                part.copy_(state["weights"][name])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._generator.set_state(state["generator"])
+
+
 def train(
     features: "NDArray[Any]", labels: "NDArray[Any]", settings: Settings
 ) -> tuple[dict[str, "NDArray[Any]"], Cost]:
@@ -57,34 +119,20 @@ def train(
     import torch
 
     began = time.perf_counter()
-    where = device()
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        generator = torch.Generator().manual_seed(settings.seed)
-        inputs = torch.tensor(features, dtype=torch.float32, device=where)
-        wanted = torch.tensor(labels, dtype=torch.float32, device=where)
-        weights = _initial(inputs.shape[1], settings.hidden, generator)
-        weights = {name: part.to(where).requires_grad_() for name, part in weights.items()}
-        optimiser = torch.optim.Adam(weights.values(), lr=settings.learning_rate)
-        loss = torch.zeros(())
+        training = Training(features, labels, settings)
+        loss = 0.0
         for _ in range(settings.epochs):
-            order = torch.randperm(len(inputs), generator=generator).to(where)
-            for rows in order.split(BATCH):
-                optimiser.zero_grad()
-                loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                    _logits(weights, inputs[rows]), wanted[rows]
-                )
-                loss.backward()
-                optimiser.step()
-        fitted = {name: part.detach().cpu().numpy() for name, part in weights.items()}
+            loss = training.epoch()
     finally:
         torch.set_num_threads(threads)
-    return fitted, Cost(
-        device=torch.cuda.get_device_name() if where == "cuda" else "cpu",
+    return training.weights(), Cost(
+        device=torch.cuda.get_device_name() if training.device == "cuda" else "cpu",
         seconds=round(time.perf_counter() - began, 2),
-        peak_memory_mb=round(_peak_memory_mb(where), 1),
-        loss=round(float(loss.detach()), 6),
+        peak_memory_mb=round(_peak_memory_mb(training.device), 1),
+        loss=round(loss, 6),
     )
 
 
@@ -108,7 +156,8 @@ def loads(content: bytes) -> dict[str, "NDArray[Any]"]:
         return {name: archive[name] for name in archive.files}
 
 
-def _initial(inputs: int, hidden: int, generator: Any) -> dict[str, Any]:
+def initial(inputs: int, hidden: int, generator: Any) -> dict[str, Any]:
+    """Where a training begins: the weights, as tensors."""
     import torch
 
     return {
@@ -119,7 +168,8 @@ def _initial(inputs: int, hidden: int, generator: Any) -> dict[str, Any]:
     }
 
 
-def _logits(weights: dict[str, Any], inputs: Any) -> Any:
+def logits(weights: Mapping[str, Any], inputs: Any) -> Any:
+    """What the network says of each row, as log odds."""
     import torch
 
     inner = torch.relu(inputs @ weights["inner"] + weights["inner_bias"])
@@ -131,4 +181,10 @@ def _peak_memory_mb(where: str) -> float:
 
     if where == "cuda":
         return float(torch.cuda.max_memory_allocated()) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    status = Path("/proc/self/status")
+    if status.exists():
+        # On Linux a new program inherits its parent's ru_maxrss; this figure is its own.
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) / 2**10
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,9 +1,14 @@
 """97.2.1 Local Training Tasks: three ways, one model, and a pool that the ways share."""
 
 import json
+import subprocess
+import sys
 from datetime import timedelta
 
+import pandas as pd
 import pytest
+from airflow.sdk import RetryAction
+from airflow.sdk.exceptions import AirflowException, ParamValidationError
 from sklearn.metrics import roc_auc_score
 
 from include import storage
@@ -57,6 +62,18 @@ def test_what_each_training_took_is_recorded(run):
         assert cost["device"]
         assert cost["seconds"] > 0
         assert cost["peak_memory_mb"] > 1
+    # A process of its own, without Airflow in it, is much the smaller one.
+    assert (
+        run.xcom("train.isolated")["peak_memory_mb"]
+        < run.xcom("train.taskflow")["peak_memory_mb"] - 50
+    )
+
+
+def test_the_memory_of_the_process_that_started_a_training_is_not_counted():
+    ask = "from include.training import neural; print(neural._peak_memory_mb('cpu'))"
+    ballast = bytearray(b"x") * (600 * 2**20)
+    took = float(subprocess.check_output([sys.executable, "-c", ask]))
+    assert len(ballast) / 2**20 > took > 1
 
 
 @pytest.mark.shows("97.2.1", "Output handling")
@@ -97,12 +114,70 @@ def test_the_same_date_again_gives_the_same_weights_and_the_same_mlflow_run(run,
     assert again.xcom("outputs.keep") == run.xcom("outputs.keep")
 
 
-def test_a_missing_interpreter_fails_at_once_and_is_named(run_dag, monkeypatch):
+@pytest.mark.parametrize("damage", ["cut short", "other rows"])
+def test_training_rows_that_were_changed_are_refused_at_once_by_each_way(
+    run_dag, training_python, monkeypatch, damage
+):
+    find = storage.local_path
+
+    def damaged(reference):
+        path = find(reference)
+        if damage == "cut short":
+            path.write_bytes(path.read_bytes()[:500])
+        else:
+            pd.read_parquet(path).head(1000).to_parquet(path)
+        return path
+
+    monkeypatch.setattr(storage, "local_path", damaged)
+    failed = run_dag(DAG, expect="failed")
+    for way in WAYS:
+        assert "train.parquet was changed after it was written" in failed.error(f"train.{way}")
+        assert failed.tries(f"train.{way}") == 1
+    assert failed.states["outputs.compare"] == "upstream_failed"
+
+
+def test_a_store_whose_path_has_a_space_serves_each_way(
+    run_dag, training_python, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("AIRFLOW_VAR_ARTIFACT_STORE", (tmp_path / "my store").as_uri())
+    spaced = run_dag(DAG, conf={"epochs": 1})
+    assert len({spaced.digest(f"train.{way}", "weights") for way in WAYS}) == 1
+
+
+def test_an_isolated_training_that_was_killed_is_tried_again(dagbag):
+    policy = dagbag.dags[DAG].get_task("train.isolated").retry_policy
+    tell = {
+        "raised": AirflowException("Process returned non-zero exit status 1."),
+        "killed": subprocess.CalledProcessError(-9, "python"),
+    }
+    decided = {name: policy.evaluate(error, 1, 3).action for name, error in tell.items()}
+    assert decided["raised"] == RetryAction.FAIL
+    assert decided["killed"] != RetryAction.FAIL
+
+
+def test_a_missing_interpreter_fails_at_once_and_says_how_to_make_one(run_dag, monkeypatch):
     monkeypatch.setenv("AIRFLOW_VAR_TRAINING_PYTHON", "/nowhere/bin/python")
     failed = run_dag(DAG, expect="failed")
-    assert "/nowhere/bin/python" in failed.error("train.isolated")
-    assert failed.tries("train.isolated") == 1
+    assert "/nowhere/bin/python" in failed.error("train.find_interpreter")
+    assert "make install" in failed.error("train.find_interpreter")
+    assert failed.tries("train.find_interpreter") == 1
+    assert failed.states["train.taskflow"] == "success"
+    assert failed.states["train.isolated"] == "upstream_failed"
     assert failed.states["outputs.compare"] == "upstream_failed"
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("threads", 65), ("hidden", "many")])
+def test_a_wrong_param_is_refused_before_any_task_starts(run_dag, name, value):
+    with pytest.raises(ParamValidationError, match=str(value)):
+        run_dag(DAG, conf={name: value})
+
+
+@pytest.mark.parametrize(("there", "picked"), [(True, "cuda"), (False, "cpu")])
+def test_the_card_is_picked_where_there_is_one(monkeypatch, there, picked):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert neural.device() == picked
 
 
 @pytest.mark.gpu
