@@ -1,0 +1,1 @@
+"""A Kubernetes cluster with one node: this machine."""

@@ -1,0 +1,204 @@
+"""What the local platforms have in common: how one starts, is found, is troubled and ends.
+
+Beside the vendor's API, on ports of its own choice, a platform has a side door: plain HTTP on the
+port that its launcher names. It is for who runs the platform, never for a pipeline:
+
+    GET    /health      answers once the platform does
+    GET    /resources   what its users have left there, by kind
+    POST   /faults      trouble to come: {"kind": "throttled", "operation": "Create*", "times": 2}
+    DELETE /faults      no more trouble
+"""
+
+import json
+import signal
+import threading
+from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Protocol
+
+HOST = "127.0.0.1"
+# What a request raises whose parts are not of the kind that the vendor says. The traceback goes to
+# the log, for it may be a fault of the platform as well.
+MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
+KINDS = ("throttled", "unavailable", "slow", "quota", "job_fails")
+
+
+@dataclass
+class Fault:
+    """Trouble that was asked for: what `operation` (a pattern) meets the next so many times."""
+
+    kind: str
+    operation: str = "*"
+    times: int = 1
+    seconds: float = 0.0
+    """How long a slow answer takes."""
+    reason: str = "asked for by a fault"
+    """What a failing job says."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would never happen."""
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is no kind of fault; there are: {', '.join(KINDS)}")
+        texts, numbers = (self.operation, self.reason), (self.times, self.seconds)
+        if not all(isinstance(each, str) for each in texts):
+            raise ValueError("operation and reason of a fault are texts")
+        if not all(isinstance(each, int | float) for each in numbers):
+            raise ValueError("times and seconds of a fault are numbers")
+
+
+@dataclass
+class Faults:
+    """The trouble to come, shared by all threads of a platform."""
+
+    coming: list[Fault] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def add(self, fault: Fault) -> None:
+        """Have something go wrong."""
+        with self._lock:
+            self.coming.append(fault)
+
+    def clear(self) -> None:
+        """Have nothing go wrong any more."""
+        with self._lock:
+            self.coming.clear()
+
+    def end(self) -> None:
+        """Keep nobody waiting: the platform closes."""
+        self._ended.set()
+
+    def meet(self, operation: str) -> Fault | None:
+        """What a call meets: nothing, or a fault to answer with; a slow one is waited out here."""
+        fault = self._take(operation, lambda kind: kind != "job_fails")
+        if fault and fault.kind == "slow":
+            self._ended.wait(fault.seconds)
+            return None
+        return fault
+
+    def of_job(self, operation: str) -> Fault | None:
+        """Why a job that was accepted will fail, or nothing."""
+        return self._take(operation, lambda kind: kind == "job_fails")
+
+    def _take(self, operation: str, wanted: Callable[[str], bool]) -> Fault | None:
+        with self._lock:
+            for fault in self.coming:
+                if wanted(fault.kind) and fnmatchcase(operation, fault.operation):
+                    fault.times -= 1
+                    if fault.times <= 0:
+                        self.coming.remove(fault)
+                    return fault
+        return None
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """What leads clients here instead of to the vendor."""
+
+    connections: dict[str, dict[str, Any]]
+    """Airflow connections, by their names."""
+    env: dict[str, str] = field(default_factory=dict)
+    """For clients whose address no connection can change."""
+
+
+class Platform(Protocol):
+    """A vendor's API that listens already."""
+
+    def redirect(self) -> Redirect:
+        """What leads clients here."""
+
+    def resources(self) -> dict[str, list[str]]:
+        """What users have left, by kind; kinds of which nothing is left are not in it."""
+
+    def close(self) -> None:
+        """Stop listening, end the jobs, and leave no process behind."""
+
+
+def main(opened: Callable[[Path, Faults], Platform]) -> None:
+    """Run a platform until somebody asks it to end."""
+    parser = ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True, help="where its state is kept")
+    parser.add_argument("--port", type=int, required=True, help="of the side door")
+    asked = parser.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    ended = threading.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda *_: ended.set())
+    faults = Faults()
+    # Its port is taken first: the platform looks for free ones.
+    with ThreadingHTTPServer((HOST, asked.port), BaseHTTPRequestHandler) as door:
+        platform = opened(asked.folder, faults)
+        try:
+            write(redirect_file(asked.folder), json.dumps(asdict(platform.redirect())))
+            door.RequestHandlerClass = _side_door(platform, faults)
+            threading.Thread(target=door.serve_forever, daemon=True).start()
+            ended.wait()
+            door.shutdown()
+        finally:
+            faults.end()
+            platform.close()
+
+
+def redirect_file(folder: Path) -> Path:
+    """Where a running platform says what leads to it."""
+    return folder / "redirect.json"
+
+
+def redirect(folder: Path) -> Redirect:
+    """What a running platform said."""
+    return Redirect(**json.loads(redirect_file(folder).read_text(encoding="utf-8")))
+
+
+def write(target: Path, content: str | bytes) -> None:
+    """Whole or not at all, and for its owner alone: credentials may be in it."""
+    part = target.with_name(f"{target.name}.{threading.get_ident()}.part")
+    part.touch(mode=0o600)
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    part.replace(target)
+
+
+def _side_door(platform: Platform, faults: Faults) -> type[BaseHTTPRequestHandler]:
+    class SideDoor(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/health":
+                self._answer(200, {"status": "ok"})
+            elif self.path == "/resources":
+                self._answer(200, platform.resources())
+            else:
+                self._answer(404, {"error": f"nothing at {self.path}"})
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.path != "/faults":
+                self._answer(404, {"error": f"nothing at {self.path}"})
+                return
+            try:
+                faults.add(Fault(**json.loads(body)))
+            except (TypeError, ValueError) as error:
+                self._answer(400, {"error": str(error)})
+            else:
+                self._answer(200, {})
+
+        def do_DELETE(self) -> None:
+            if self.path != "/faults":
+                self._answer(404, {"error": f"nothing at {self.path}"})
+                return
+            faults.clear()
+            self._answer(200, {})
+
+        def _answer(self, status: int, content: dict[str, Any]) -> None:
+            text = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: the log is for the vendor's API."""
+
+    return SideDoor

@@ -1,0 +1,107 @@
+"""What no client of a vendor sends: refused as the vendor refuses, and the platform goes on."""
+
+import json
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.services import Platform
+
+TEXT = "a text where an object should be"
+
+
+@dataclass
+class Caller:
+    """Who may come in, and asks what it likes."""
+
+    address: str
+    token: str = ""
+    authority: str | None = None
+
+    def ask(self, method: str, path: str, body: Any = None, kind: str = "json") -> tuple[int, Any]:
+        """Status and content of the answer."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": f"application/{kind}"}
+        wanted = Request(f"{self.address}{path}", data, headers, method=method)
+        tls = ssl.create_default_context(cafile=self.authority) if self.authority else None
+        try:
+            with urlopen(wanted, timeout=30, context=tls) as answer:
+                return answer.status, json.load(answer)
+        except HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+
+def kubeflow(platform: Platform) -> Caller:
+    connection = platform.redirect.connections["kubeflow_default"]
+    return Caller(f"http://{connection['host']}:{connection['port']}", connection["password"])
+
+
+def kubernetes(platform: Platform) -> Caller:
+    connection = platform.redirect.connections["kubernetes_default"]
+    config = json.loads(Path(connection["extra"]["kube_config_path"]).read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    return Caller(cluster["server"], user["token"], cluster["certificate-authority"])
+
+
+def vertex(platform: Platform) -> Caller:
+    return Caller(platform.redirect.env["STORAGE_EMULATOR_HOST"])
+
+
+def azure_ml(platform: Platform) -> Caller:
+    (connection,) = platform.redirect.connections.values()
+    stranger = Caller(connection["host"], authority=platform.redirect.env["REQUESTS_CA_BUNDLE"])
+    form = {"client_id": connection["login"], "client_secret": connection["password"]}
+    body = urlencode(form | {"grant_type": "client_credentials"}).encode()
+    path = f"/{connection['extra']['tenantId']}/oauth2/v2.0/token"
+    _, granted = stranger.ask("POST", path, body, "x-www-form-urlencoded")
+    return Caller(stranger.address, granted["access_token"], stranger.authority)
+
+
+PODS = "/api/v1/namespaces/default/pods"
+SCOPE = (
+    "/subscriptions/97030400-0000-4000-8000-000000000001/resourceGroups/local/providers"
+    "/Microsoft.MachineLearningServices/workspaces/catalogue"
+)
+COMPUTE = {"computeType": "AmlCompute", "properties": 7}
+
+
+@pytest.mark.parametrize(
+    ("enter", "call", "body", "says", "look"),
+    [
+        (kubeflow, "POST /apis/v2beta1/runs", {"runtime_config": TEXT}, "code", "experiments"),
+        (kubeflow, "POST /apis/v2beta1/experiments", [TEXT], "code", "experiments"),
+        (kubernetes, f"POST {PODS}", {"metadata": TEXT, "spec": {}}, "reason", "pods"),
+        (kubernetes, f"POST {PODS}", {"metadata": {"name": 7}, "spec": TEXT}, "reason", "pods"),
+        (kubernetes, f"GET {PODS}?labelSelector==,=&limit=x", None, "reason", "pods"),
+        (vertex, "POST /storage/v1/b", [TEXT], "error", "b"),
+        (vertex, "POST /storage/v1/b", b"{", "error", "b"),
+        (azure_ml, f"PUT {SCOPE}/jobs/j", {"properties": TEXT}, "error", ""),
+        (azure_ml, f"PUT {SCOPE}/computes/c", {"properties": COMPUTE}, "error", ""),
+    ],
+)
+def test_a_malformed_request_is_refused_in_the_vendors_shape_and_changes_nothing(
+    local_cloud: Callable[[str], Platform],
+    enter: Callable[[Platform], Caller],
+    call: str,
+    body: Any,
+    says: str,
+    look: str,
+) -> None:
+    platform = local_cloud(enter.__name__)
+    caller, left = enter(platform), platform.left()
+    method, path = call.split(" ", 1)
+    status, told = caller.ask(method, path, body)
+    assert 400 <= status < 500, told
+    assert told[says]
+    parent = path.partition("?")[0].rpartition("/")[0]
+    status, _ = caller.ask("GET", f"{parent}/{look}".rstrip("/"))
+    assert status == 200
+    assert platform.left() == left
