@@ -12,6 +12,7 @@
 ```text
 ① Server   ② Experiments, one per configuration   ③ Compare              ④ Registry
 check   →  prepare → 3 train → 3 log            → query → evaluate     → register → verify
+                            ↘ offline (Weights & Biases, if it is installed)
 ```
 
 | Box | Shown by |
@@ -32,16 +33,19 @@ measures it on data that chose nothing.
 
 **Copy it when** you compare trainings by reading logs.
 
-**For production**: point `mlflow_default` at your server, `https` and a password with it. Weights &
-Biases, Comet or Neptune take the place of *Log* alone; the rest stays.
+**For production**: point `mlflow_default` at your server, `https` and a password with it. For
+Weights & Biases fetch the files that *Offline* kept and `wandb sync --no-skip-online` them: sent
+twice they are the same three runs. Comet or Neptune take the place of *Log* alone.
 """
 
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from airflow.sdk import Connection, Param, dag, get_current_context, task, task_group
 
-from include import retries, storage, tracking
+from include import retries, runs, storage, tracking
 
 DAG_ID = Path(__file__).stem
 CONNECTION = "mlflow_default"
@@ -53,6 +57,27 @@ CONFIGURATIONS = [
     {"name": "usual", "learning_rate": 0.10, "max_leaf_nodes": 16},
     {"name": "eager", "learning_rate": 0.30, "max_leaf_nodes": 31},
 ]
+
+
+def wandb_file(trained: dict[str, str]) -> str:
+    """A name that tells what is in it."""
+    return f"{trained['name']}-{storage.digest(trained['curve'])[:12]}.wandb"
+
+
+def wandb_run(trained: dict[str, str], folder: str) -> None:
+    """Write what `wandb sync` sends; it is whole once the process that writes it has ended."""
+    import wandb
+
+    record = storage.read_json(trained["curve"])
+    with wandb.init(
+        project=DAG_ID,
+        id=f"{runs.here().key}-{Path(wandb_file(trained)).stem}",  # sent twice it is one run
+        name=trained["name"],
+        config=record["settings"],
+        settings=wandb.Settings(mode="offline", root_dir=folder, silent=True),
+    ) as run:
+        for step, auc in enumerate(record["auc"], start=1):
+            run.log({"auc": auc}, step=step)
 
 
 @dag(
@@ -170,11 +195,35 @@ def mlflow_integration():
                 mlflow.set_tag("model", trained["model"])
                 return run.info.run_id
 
+        @task.skip_if(
+            lambda _context: find_spec("wandb") is None,
+            "Weights & Biases is not installed: with `pip install wandb` it gets the curves, too.",
+        )
+        @task(task_display_name="Offline", multiple_outputs=False)
+        def offline(trained: list[dict[str, str]]) -> dict[str, str]:
+            """The same curves as files for Weights & Biases, whose server need not be there."""
+            import wandb
+
+            key = runs.here().key
+            shelf, files = f"{key}/wandb", {wandb_file(each): each for each in trained[:]}
+            with TemporaryDirectory() as folder:
+                try:
+                    for file, each in files.items():
+                        if not storage.kept(shelf, file):  # made anew it would tell another time
+                            wandb_run(each, folder)
+                finally:
+                    wandb.teardown()
+                for made in Path(folder).rglob("*.wandb"):
+                    file = made.name.removeprefix(f"run-{key}-")
+                    storage.keep(made.read_bytes(), shelf, file)
+            return {each["name"]: storage.kept(shelf, file) for file, each in files.items()}
+
         data = prepare()
         trained = train.partial(**{part: data[part] for part in ("train", "holdout")}).expand(
             configuration=CONFIGURATIONS
         )
         logged = log.partial(train=data["train"], holdout=data["holdout"]).expand(trained=trained)
+        offline(trained)
         return data, logged
 
     @task_group(group_id="compare", group_display_name="③ Compare")
@@ -238,17 +287,17 @@ def mlflow_integration():
             tracking.promote(number)
             return number
 
-        @task(task_display_name="Verify")
-        def verify(queried: dict, number: str, holdout: str) -> int:
-            """Fetch the model by its alias, as a caller would: it must answer as it was trained."""
-            champion = tracking.champion(DAG_ID)
+        @task(task_display_name="Verify", multiple_outputs=False)
+        def verify(queried: dict, number: str, holdout: str) -> dict:
+            """Fetch the version, as a caller would: it must answer as it was trained."""
             best = tracking.client().get_run(queried["best"])
             rows = storage.read_frame(holdout)
-            fetched = tracking.load(DAG_ID, champion.number).predict_proba(rows)
+            fetched = tracking.load(DAG_ID, number).predict_proba(rows)
             trained = storage.read_model(best.data.tags["model"]).predict_proba(rows)
-            if champion.number != number or (fetched != trained).any():
-                raise AssertionError(f"version {champion.number} is not what was trained")
-            return len(rows)
+            if (fetched != trained).any():
+                raise AssertionError(f"version {number} is not what was trained")
+            callers = tracking.champion(DAG_ID)  # a run for another date may have promoted its own
+            return {"rows": len(rows), "version": number, "callers_get": callers.number}
 
         verify(queried, register(queried, measured), holdout)
 

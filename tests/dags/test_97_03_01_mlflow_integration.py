@@ -1,12 +1,15 @@
 """97.3.1 MLflow Integration: against a real server, read with MLflow's own client over HTTP."""
 
 import json
+import struct
+import sys
 from urllib.request import urlopen
 
+import psutil
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from include.tools import processes
+from include import processes
 
 DAG = "97_03_01_mlflow_integration"
 NAMES = ["careful", "usual", "eager"]
@@ -29,6 +32,13 @@ def client(mlflow_server):
     from mlflow import MlflowClient
 
     return MlflowClient(mlflow_server.address)
+
+
+def versions(run, client):
+    """The versions that a run made: the server has those of other dates, too."""
+    ours = {child.info.run_id for child in children(run, client).values()}
+    found = client.search_model_versions(f"name = '{DAG}'")
+    return [each.version for each in found if each.run_id in ours]
 
 
 def children(run, client):
@@ -92,17 +102,23 @@ def test_the_best_one_is_what_callers_get_by_the_alias(run, client):
     assert float(champion.tags["accuracy_score"]) == pytest.approx(
         run.xcom("compare.evaluate")["accuracy_score"], abs=1e-4
     )
-    assert run.xcom("registry.verify") == len(run.frame("experiments.prepare", "holdout"))
+    assert run.xcom("registry.verify") == {
+        "rows": len(run.frame("experiments.prepare", "holdout")),
+        "version": champion.version,
+        "callers_get": champion.version,
+    }
 
 
 def test_the_same_date_again_adds_no_run_no_point_and_no_version(run, run_dag, client):
     before = {name: child.info.run_id for name, child in children(run, client).items()}
+    assert len(versions(run, client)) == 1
     again = run_dag(DAG, logical_date=run.logical_date)
     assert {n: child.info.run_id for n, child in children(again, client).items()} == before
     assert len(client.get_metric_history(before["usual"], "auc")) == 40
     parent = run.xcom("server.check")
     assert len(client.get_metric_history(parent, "accuracy_score")) == 1
-    assert len(client.search_model_versions(f"name = '{DAG}'")) == 1
+    assert len(versions(run, client)) == 1
+    assert again.xcom("experiments.offline") == run.xcom("experiments.offline")
 
 
 def test_a_server_that_is_away_loses_nothing(run_dag, client, mlflow_server, monkeypatch):
@@ -135,6 +151,54 @@ def curve_written(run, index):
     from include import storage
 
     return storage.read_json(run.reference("experiments.train", "curve", map_index=index))["auc"]
+
+
+def wandb_records(file):
+    """What `wandb sync` reads: the vendor's own records, in the blocks of a LevelDB log."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    at, block, record = 7, 32 * 1024, b""
+    assert file[:4] == b":W&B"
+    while at + 7 <= len(file):
+        length, kind = struct.unpack("<HB", file[at + 4 : at + 7])
+        record += file[at + 7 : at + 7 + length]
+        at += 7 + length
+        if block - at % block < 7:  # no room for another head
+            at += block - at % block
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(record)
+            record = b""
+
+
+def test_weights_and_biases_gets_the_same_curves_without_its_server(run):
+    from include import storage
+
+    kept = run.xcom("experiments.offline")
+    assert list(kept) == NAMES
+    for index, name in enumerate(NAMES):
+        records = list(wandb_records(storage.read_bytes(kept[name])))
+        assert records[-1].HasField("exit")  # whole: nothing was read before it was written
+        (head,) = (each.run for each in records if each.HasField("run"))
+        assert (head.project, head.display_name) == (DAG, name)
+        curve = run.digest("experiments.train", "curve", map_index=index)
+        assert head.run_id == f"{run.key}-{name}-{curve[:12]}"
+        settings = {each.key: json.loads(each.value_json) for each in head.config.update}
+        assert settings["max_iter"] == 40
+        points = [
+            {item.nested_key[0]: json.loads(item.value_json) for item in each.history.item}
+            for each in records
+            if each.HasField("history")
+        ]
+        assert [point["auc"] for point in points] == curve_written(run, index)
+        assert [point["_step"] for point in points] == list(range(1, 41))
+    assert "wandb-core" not in [each.name() for each in psutil.Process().children(recursive=True)]
+
+
+def test_without_weights_and_biases_nothing_else_changes(run_dag, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    run = run_dag(DAG, conf={"trees": 2})
+    assert run.states.pop("experiments.offline") == "skipped"
+    assert set(run.states.values()) == {"success"}
 
 
 def test_no_server_fails_with_its_address_and_the_way_out(run_dag, monkeypatch):

@@ -1,0 +1,1 @@
+"""Kubeflow from Airflow: runs of its pipelines, and the train jobs of its trainer."""

@@ -1,0 +1,1 @@
+"""Scripts that run at SageMaker, in its scikit-learn image: they import nothing from here."""
