@@ -1,0 +1,121 @@
+"""Who answers which request: weights, sticky assignment, and a table that is kept on disk.
+
+A request goes to a version by a hash of its key, so that the same caller always meets the same
+version. The draw is a race of hashes, one for each version, with the weights as their speeds:
+changing a weight moves only callers that come to or leave that version.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Route:
+    """What is done with requests for one name."""
+
+    model: str
+    weights: dict[str, float]
+    """The share of each version; they need not add up to one."""
+    sticky: str | None = None
+    """The header that names the caller; without it each request is drawn by itself."""
+    shadow: str | None = None
+    """A version that gets a copy of every request, and whose answers nobody sees."""
+
+    @classmethod
+    def parse(cls, given: Any) -> "Route":
+        """Read what an operator sends, or say what is wrong with it."""
+        known = {"model", "weights", "sticky", "shadow"}
+        if not isinstance(given, dict) or not {"model", "weights"} <= given.keys() <= known:
+            raise ValueError(f"a route has 'model' and 'weights', and may have {sorted(known)}")
+        weights = given["weights"]
+        if not isinstance(weights, dict) or not weights:
+            raise ValueError("'weights' must give each version its share")
+        for version, weight in weights.items():
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not number or not math.isfinite(weight) or weight < 0:
+                raise ValueError(f"the weight of version {version} must be 0 or more, not {weight}")
+        if not sum(weights.values()) > 0:
+            raise ValueError("one version at least must have a weight above 0")
+        route = cls(**given)
+        if route.shadow in {v for v, weight in weights.items() if weight > 0}:
+            raise ValueError(f"version {route.shadow} can't be live and shadow at once")
+        return route
+
+    def versions(self) -> set[str]:
+        """All versions that it needs."""
+        return {v for v, weight in self.weights.items() if weight > 0} | (
+            {self.shadow} if self.shadow else set()
+        )
+
+    def pick(self, key: str, healthy: Collection[str]) -> str | None:
+        """The version for this caller, among those that answer."""
+        racing = {v: w for v, w in self.weights.items() if w > 0 and v in healthy}
+        if not racing:
+            return None
+        return min(racing, key=lambda version: finish(self.model, version, key) / racing[version])
+
+
+def finish(model: str, version: str, key: str) -> float:
+    """When a version with weight one would win the race for a key: exponential, and repeatable."""
+    drawn = hashlib.blake2b(f"{model}/{version}/{key}".encode(), digest_size=8).digest()
+    return -math.log((int.from_bytes(drawn, "big") + 1) / (2**64 + 1))
+
+
+@dataclass
+class Table:
+    """All routes, and the versions that were put in place; what a gateway must not forget."""
+
+    file: Path
+    routes: dict[str, Route] = field(default_factory=dict)
+    models: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """For each model its versions, with what is needed to start them again."""
+
+    @classmethod
+    def load(cls, file: Path) -> "Table":
+        """What was kept, or an empty table."""
+        if not file.exists():
+            return cls(file)
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        routes = {name: Route(**route) for name, route in kept["routes"].items()}
+        return cls(file, routes, kept["models"])
+
+    def with_route(self, name: str, route: Route | None) -> None:
+        """Take a route in, or out for None: on disk first, then for the next request."""
+        routes = {n: r for n, r in self.routes.items() if n != name}
+        if route is not None:
+            routes[name] = route
+        self._keep(routes, self.models)
+        self.routes = routes
+
+    def with_version(self, model: str, version: str, made_of: Mapping[str, Any] | None) -> None:
+        """Remember what a version is made of, or forget it for None."""
+        versions = {v: m for v, m in self.models.get(model, {}).items() if v != version}
+        if made_of is not None:
+            versions[version] = dict(made_of)
+        models = {m: v for m, v in ({**self.models, model: versions}).items() if v}
+        self._keep(self.routes, models)
+        self.models = models
+
+    def used_by(self, model: str, version: str) -> list[str]:
+        """The routes that need a version."""
+        return sorted(
+            name
+            for name, route in self.routes.items()
+            if route.model == model and version in route.versions()
+        )
+
+    def _keep(self, routes: Mapping[str, Route], models: Mapping[str, Any]) -> None:
+        kept = {"routes": {n: asdict(r) for n, r in routes.items()}, "models": models}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_suffix(".part")
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(kept, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.file)

@@ -1,0 +1,200 @@
+"""The gateway with real scorers behind it: nothing is lost, whatever is done to it."""
+
+import json
+import os
+import signal
+import time
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import httpx
+import pytest
+
+from include import processes
+from include.serving import launch, load
+from include.serving.client import Gateway, Refused
+
+ROUTE = "churn"
+
+
+@pytest.fixture(scope="module")
+def shared(start_gateway):
+    return start_gateway()[0]
+
+
+@pytest.fixture
+def gateway(shared, exported):
+    """Two versions of one model, all traffic on the first."""
+    for version in ("1", "2"):
+        shared.start_version("churn", version, str(exported))
+    shared.set_route(ROUTE, "churn", {"1": 1.0})
+    yield shared
+    shared.set_route(ROUTE, "churn", {"1": 1.0})
+    for version in shared.versions("churn").keys() - {"1", "2"}:
+        shared.stop_version("churn", version)
+
+
+def wait_for(outcome, seconds=30.0):
+    """Poll until something is so, and say what it was that did not happen."""
+    deadline = time.monotonic() + seconds
+    while not outcome():
+        assert time.monotonic() < deadline, outcome
+        time.sleep(0.05)
+
+
+def test_it_answers_as_the_model_does_and_says_by_which_version(gateway, model, rows, customers):
+    answer, version = gateway.ask(ROUTE, rows)
+    expected = model.predict_proba(customers.drop(columns="churned").head(len(rows)))[:, 1]
+    assert version == "1"
+    assert answer["scores"] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert answer["predictions"] == [int(score > 0.5) for score in expected]
+
+
+def test_without_the_token_nothing_is_told_or_done(gateway):
+    with pytest.raises(Refused, match=r"401.*model_gateway"):
+        Gateway(gateway.address, "guessed").route(ROUTE)
+    with pytest.raises(HTTPError, match="401"):
+        urlopen(f"{gateway.address}/models")
+
+
+def test_switching_under_load_loses_no_request(gateway, rows):
+    address = load.route_address(gateway, ROUTE)
+    with load.running(address, rows, rate=100, headers=[load.token(gateway)]) as traffic:
+        for turn in range(20):
+            gateway.set_route(ROUTE, "churn", {"1": turn % 2, "2": (turn + 1) % 2})
+    assert len(traffic.answers) > 20
+    assert traffic.failed == 0
+    assert set(traffic.by_version()) == {"1", "2"}
+
+
+def test_callers_stay_with_their_version(gateway, rows):
+    gateway.set_route(ROUTE, "churn", {"1": 0.5, "2": 0.5}, sticky="X-Customer")
+    met = {
+        customer: {gateway.ask(ROUTE, rows[:1], {"X-Customer": str(customer)})[1] for _ in range(3)}
+        for customer in range(20)
+    }
+    assert all(len(versions) == 1 for versions in met.values())
+    assert {version for versions in met.values() for version in versions} == {"1", "2"}
+
+
+def test_a_killed_version_is_covered_for_and_comes_back(gateway, rows):
+    gateway.set_route(ROUTE, "churn", {"1": 0.5, "2": 0.5})
+    killed = gateway.versions("churn")["1"]["pid"]
+    os.kill(killed, signal.SIGKILL)
+    assert all(gateway.ask(ROUTE, rows[:1]) for _ in range(50))
+    wait_for(lambda: gateway.versions("churn")["1"]["healthy"])
+    assert gateway.versions("churn")["1"]["pid"] != killed
+    wait_for(lambda: gateway.ask(ROUTE, rows[:1])[1] == "1")
+
+
+def test_a_slow_shadow_is_not_felt(gateway, exported, rows):
+    gateway.start_version("churn", "slow", str(exported), delay_seconds=2.0)
+    gateway.set_route(ROUTE, "churn", {"1": 1.0}, shadow="slow")
+    address = load.route_address(gateway, ROUTE)
+    traffic = load.drive(address, rows, rate=50, count=150, headers=[load.token(gateway)])
+    assert traffic.failed == 0
+    assert traffic.by_version() == {"1": 150}
+    assert traffic.milliseconds(99) < 1000
+    wait_for(
+        lambda: any(line["role"] == "shadow" for line in gateway.requests(ROUTE)[0]), seconds=10
+    )
+    metrics = httpx.get(f"{gateway.address}/metrics", headers=load.token(gateway)).text
+    assert f'gateway_shadow_dropped_total{{route="{ROUTE}"}}' in metrics
+
+
+def test_live_and_shadow_answers_meet_by_request_id(gateway, rows):
+    gateway.set_route(ROUTE, "churn", {"1": 1.0}, shadow="2")
+    gateway.ask(ROUTE, rows[:1], {"X-Request-Id": "asked-once"})
+
+    def both():
+        lines = [each for each in gateway.requests(ROUTE)[0] if each["request_id"] == "asked-once"]
+        return {line["role"]: line["answer"] for line in lines}
+
+    wait_for(lambda: len(both()) == 2)
+    assert both()["live"] == both()["shadow"]
+
+
+def test_a_version_in_use_is_not_taken_away(gateway):
+    with pytest.raises(Refused, match="version 1 of churn is needed by: churn"):
+        gateway.stop_version("churn", "1")
+    gateway.stop_version("churn", "2")
+    assert set(gateway.versions("churn")) == {"1"}
+
+
+def test_a_drained_version_answers_what_it_was_asked(gateway, exported, rows):
+    gateway.start_version("churn", "slow", str(exported), delay_seconds=1.0)
+    gateway.set_route(ROUTE, "churn", {"slow": 1.0})
+    address = load.route_address(gateway, ROUTE)
+    with load.running(address, rows, rate=20, headers=[load.token(gateway)]) as traffic:
+        wait_for(lambda: gateway.versions("churn")["slow"]["in_flight"] > 5)
+        gateway.set_route(ROUTE, "churn", {"1": 1.0})
+        gateway.stop_version("churn", "slow")
+    assert traffic.failed == 0
+    assert set(traffic.by_version()) == {"slow", "1"}
+
+
+def test_a_route_to_what_is_not_there_is_refused_and_changes_nothing(gateway, rows):
+    with pytest.raises(Refused, match="version 3 of churn is not there"):
+        gateway.set_route(ROUTE, "churn", {"3": 1.0})
+    assert gateway.ask(ROUTE, rows[:1])[1] == "1"
+
+
+def test_a_version_that_can_not_start_says_why(gateway, tmp_path):
+    with pytest.raises(Refused, match="is no model: it has no file MLmodel"):
+        gateway.start_version("churn", "3", str(tmp_path))
+    assert set(gateway.versions("churn")) == {"1", "2"}
+
+
+def test_the_table_outlives_the_gateway(start_gateway, exported, rows, tmp_path):
+    first, process = start_gateway(tmp_path)
+    first.start_version("churn", "1", str(exported))
+    first.set_route(ROUTE, "churn", {"1": 1.0})
+    os.kill(process.pid, signal.SIGKILL)
+    wait_for(lambda: not process.family())
+    second, _ = start_gateway(tmp_path)
+    assert second.route(ROUTE) == {
+        "model": "churn",
+        "weights": {"1": 1.0},
+        "sticky": None,
+        "shadow": None,
+    }
+    wait_for(lambda: second.versions("churn")["1"]["healthy"])
+    assert second.ask(ROUTE, rows[:1])[1] == "1"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"{", 400, "not JSON"),
+        (json.dumps({"dataframe_records": [{"plan": 1}]}).encode(), 422, "also wants the column"),
+        (b" " * (2**20 + 1), 413, "exceeded"),
+    ],
+    ids=["broken", "incomplete", "too long"],
+)
+def test_what_a_model_can_not_use_comes_back_with_a_reason(gateway, body, status, says):
+    asked = Request(
+        f"{gateway.address}/routes/{ROUTE}/invocations",
+        data=body,
+        headers={**load.token(gateway), "Content-Type": "application/json"},
+    )
+    with pytest.raises(HTTPError) as refused, urlopen(asked):
+        pass
+    with refused.value as answer:
+        assert answer.status == status
+        assert says in json.loads(answer.read())["error"]
+
+
+def test_every_prediction_is_logged_with_what_was_asked(gateway, rows):
+    gateway.ask(ROUTE, rows[:2], {"X-Request-Id": "mine"})
+    lines, after = gateway.predictions("churn", "1")
+    (line,) = [each for each in lines if each["request_id"] == "mine"]
+    assert line["rows"] == [list(row.values()) for row in rows[:2]]
+    assert len(line["scores"]) == 2
+    assert gateway.predictions("churn", "1", after) == ([], after)
+
+
+def test_without_a_token_it_does_not_start(tmp_path):
+    port = processes.free_port()
+    process = launch.gateway(tmp_path, port, token="")
+    with pytest.raises(RuntimeError, match="would obey anybody"):
+        processes.wait_until_answers(f"http://127.0.0.1:{port}/ping", process)

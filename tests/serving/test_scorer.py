@@ -1,0 +1,178 @@
+"""The scorer alone: MLflow's protocol, strictly; whatever comes in, it stays."""
+
+import json
+import random
+import string
+import sys
+
+import httpx
+import pytest
+
+from include import processes
+from include.serving import engine, onnx_export, protocol
+
+FUZZED = 2000
+
+
+@pytest.fixture(scope="module")
+def scorer(exported, tmp_path_factory):
+    """A scorer on a port of its own, in a process of its own."""
+    folder, port = tmp_path_factory.mktemp("scorer"), processes.free_port()
+    command = [
+        *(sys.executable, "-m", "include.serving.scorer"),
+        *("--model", str(exported), "--port", str(port), "--version", "7"),
+        *("--log", str(folder / "predictions.jsonl")),
+    ]
+    process = processes.start(folder, "scorer", command, {}, port)
+    address = f"http://127.0.0.1:{port}"
+    processes.wait_until_answers(f"{address}/ping", process)
+    with httpx.Client(base_url=address) as client:
+        yield client
+    assert process.alive(), process.last_words()
+    processes.stop(folder, [process])
+
+
+def forms(rows):
+    columns = list(rows[0])
+    return {
+        "dataframe_split": {"columns": columns, "data": [list(row.values()) for row in rows]},
+        "dataframe_records": rows,
+        "inputs": {name: [row[name] for row in rows] for name in columns},
+    }
+
+
+@pytest.mark.parametrize("form", protocol.FORMS)
+def test_each_form_gets_the_answers_of_the_model(scorer, form, rows, model, customers):
+    answer = scorer.post("/invocations", json={form: forms(rows)[form]})
+    expected = model.predict_proba(customers.drop(columns="churned").head(len(rows)))[:, 1]
+    assert answer.json()["scores"] == pytest.approx(expected.tolist(), abs=onnx_export.TOLERANCE)
+    assert answer.headers["X-Model-Version"] == "7"
+
+
+def test_columns_may_come_in_any_order(scorer, rows):
+    turned = [dict(reversed(row.items())) for row in rows[:5]]
+    asked = [scorer.post("/invocations", json={"dataframe_records": r}) for r in (rows[:5], turned)]
+    assert asked[0].json() == asked[1].json()
+
+
+def test_without_onnx_the_same_model_gives_the_same_answers(plain, exported, rows):
+    values = [list(row.values()) for row in rows]
+    by_skops, by_onnx = engine.load(str(plain)), engine.load(str(exported))
+    assert (by_skops.runs_on, by_onnx.runs_on) == ("scikit-learn", "onnx")
+    (labels, scores), (same_labels, same_scores) = by_skops.score(values), by_onnx.score(values)
+    assert labels == same_labels
+    assert scores == pytest.approx(same_scores, abs=onnx_export.TOLERANCE)
+
+
+def test_a_model_that_onnx_would_change_is_not_exported(customers):
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.pipeline import make_pipeline
+
+    from include.features.churn import preprocessor
+
+    example = customers.drop(columns="churned")
+    forest = make_pipeline(preprocessor(), RandomForestClassifier(20, random_state=0))
+    forest.fit(example, customers["churned"])
+    with pytest.raises(onnx_export.DifferentAnswers, match="differ from the model's by up to 0"):
+        onnx_export.exported(forest, example)
+
+
+def spoiled(rows, **changes):
+    return [{**rows[0], **changes}]
+
+
+REFUSED = {
+    "no JSON": (lambda rows: b"{", 400, "not JSON"),
+    "a list": (lambda rows: b"[]", 400, "must be a JSON object"),
+    "no form": (lambda rows: {}, 400, "exactly one of"),
+    "two forms": (lambda rows: {"inputs": {}, "dataframe_records": []}, 400, "exactly one of"),
+    "no row": (lambda rows: {"dataframe_records": []}, 422, "no row"),
+    "another column": (
+        lambda rows: {"dataframe_records": spoiled(rows, moon="full")},
+        422,
+        "knows no column 'moon'",
+    ),
+    "a missing column": (
+        lambda rows: {"dataframe_records": [{"plan": "monthly"}]},
+        422,
+        "also wants the column 'customer_id'",
+    ),
+    "a word for a number": (
+        lambda rows: {"dataframe_records": spoiled(rows, monthly_fee="much")},
+        422,
+        "'monthly_fee' in row 0 must be a finite number, not \"much\"",
+    ),
+    "a broken number": (
+        lambda rows: {"dataframe_records": spoiled(rows, tenure_months=1.5)},
+        422,
+        "'tenure_months' in row 0 must be a whole number, not 1.5",
+    ),
+    "no number": (
+        lambda rows: json.dumps({"dataframe_records": spoiled(rows, monthly_fee=float("nan"))}),
+        422,
+        "must be a finite number, not NaN",
+    ),
+    "too many rows": (
+        lambda rows: {"dataframe_records": rows * 6},
+        413,
+        "1200 rows at once",
+    ),
+    "too long": (lambda rows: b" " * (protocol.MOST_BYTES + 1), 413, "longer than"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_what_can_not_be_used_is_refused_by_name(scorer, rows, fault):
+    made, status, says = REFUSED[fault]
+    body = made(rows)
+    content = body if isinstance(body, bytes | str) else json.dumps(body)
+    answer = scorer.post("/invocations", content=content)
+    assert answer.status_code == status
+    assert says in answer.json()["error"]
+
+
+def mutated(body, rng):
+    """Bytes like a request's, with something wrong: cut, turned, doubled, or all of it made up."""
+    content = bytearray(body)
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(content))
+        match rng.randrange(5):
+            case 0:
+                content[at] = rng.randrange(256)
+            case 1:
+                del content[at : at + rng.randint(1, 20)]
+            case 2:
+                content[at:at] = rng.choice([
+                    b"null",
+                    b"1e999",
+                    b"[[[[",
+                    b'"',
+                    b"-0",
+                    b"9" * 40,
+                    b"\x00",
+                    b"{}",
+                ])
+            case 3:
+                content[at:at] = content[at : at + rng.randint(1, 30)]
+            case 4:
+                content[:] = "".join(rng.choices(string.printable, k=50)).encode()
+    return bytes(content)
+
+
+@pytest.mark.slow
+def test_no_body_makes_it_fail(scorer, rows):
+    rng = random.Random(97)  # noqa: S311
+    bodies = [json.dumps({form: made}).encode() for form, made in forms(rows[:2]).items()]
+    seen = {
+        scorer.post("/invocations", content=mutated(rng.choice(bodies), rng)).status_code
+        for _ in range(FUZZED)
+    }
+    assert seen <= {200, 400, 413, 422}
+    assert {400, 422} <= seen
+
+
+def test_what_was_answered_is_counted(scorer, rows):
+    scorer.post("/invocations", json={"dataframe_records": rows[:3]})
+    text = scorer.get("/metrics").text
+    assert 'scorer_answers_total{model="model",status="200",version="7"}' in text
+    assert "scorer_seconds_bucket" in text
