@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import ArrayLike
 
 
@@ -21,3 +22,44 @@ def report(labels: "ArrayLike", scores: "ArrayLike", threshold: float = 0.5) -> 
         "recall": float(metrics.recall_score(labels, decided, zero_division=0.0)),
         "brier": float(metrics.brier_score_loss(labels, scores)),
     }
+
+
+def cheapest(labels: "ArrayLike", scores: "ArrayLike", miss_costs: float) -> float:
+    """The threshold that costs least, where a miss costs `miss_costs` false alarms.
+
+    Choose it on rows that the model has not learned from and that will not judge it either.
+    """
+    import numpy as np
+
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    nobody = np.nextafter(scores.max(), np.inf)
+    thresholds = np.append(np.unique(scores), nobody)
+    rising = np.sort(scores[labels == 1])
+    misses = np.searchsorted(rising, thresholds, side="left")
+    alarms = (labels == 0).sum() - np.searchsorted(
+        np.sort(scores[labels == 0]), thresholds, side="left"
+    )
+    return float(thresholds[np.argmin(miss_costs * misses + alarms)])
+
+
+def cost(labels: "ArrayLike", decided: "ArrayLike", miss_costs: float) -> float:
+    """What the decisions cost for each row, in false alarms."""
+    import numpy as np
+
+    labels, decided = np.asarray(labels, dtype=bool), np.asarray(decided, dtype=bool)
+    return float((miss_costs * (labels & ~decided) + (~labels & decided)).mean())
+
+
+def calibration(labels: "ArrayLike", scores: "ArrayLike", groups: int = 10) -> "pd.DataFrame":
+    """What was said and what came true, in groups of equal size from low scores to high."""
+    import numpy as np
+    import pandas as pd
+
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, groups + 1)))
+    group = np.searchsorted(edges[1:-1], scores, side="left")
+    frame = pd.DataFrame({"said": scores, "true": labels})
+    table = frame.groupby(group).agg(
+        rows=("said", "size"), said=("said", "mean"), true=("true", "mean")
+    )
+    return table.reset_index(drop=True)

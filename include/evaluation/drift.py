@@ -1,0 +1,134 @@
+"""Has the world moved away from what a model learned? Tests for its inputs, answers and errors.
+
+A test says whether a difference could be luck, and calls any difference real once there are rows
+enough; a distance says how large it is, and is never quite zero. Something has drifted when it is
+neither luck nor small. Many tests find something by luck alone, so their p-values are adjusted
+after Benjamini and Hochberg: where nothing has drifted, the rate of false alarms is that of all
+tests together.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
+
+BINS = 10
+
+
+def columns(
+    reference: "pd.DataFrame",
+    window: "pd.DataFrame",
+    numeric: Sequence[str],
+    categorical: Sequence[str] = (),
+) -> "pd.DataFrame":
+    """One row for each column, the surest first.
+
+    Numbers by Kolmogorov and Smirnov, with the distance of Wasserstein in standard deviations of
+    the reference; categories by chi-squared; both with the population stability index (PSI).
+    """
+    import pandas as pd
+    from scipy import stats
+
+    rows = {}
+    for name in numeric:
+        before, now = reference[name].to_numpy(float), window[name].to_numpy(float)
+        rows[name] = {
+            "test": "Kolmogorov-Smirnov",
+            "p": stats.ks_2samp(before, now, method="asymp").pvalue,
+            "psi": psi(*_binned(before, now)),
+            "wasserstein": stats.wasserstein_distance(before, now) / (before.std() or 1.0),
+        }
+    for name in categorical:
+        counted = _counted(reference[name], window[name])
+        several = counted.shape[1] > 1  # of one value there is nothing to tell apart
+        rows[name] = {
+            "test": "chi-squared",
+            "p": stats.chi2_contingency(counted, correction=False).pvalue if several else 1.0,
+            "psi": psi(*counted),
+            "wasserstein": float("nan"),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("column")
+    return _adjusted(table)
+
+
+def errors(
+    inputs: "pd.DataFrame",
+    missed: "ArrayLike",
+    later_inputs: "pd.DataFrame",
+    later_missed: "ArrayLike",
+) -> "pd.DataFrame":
+    """Does a model err otherwise than it did, overall or along one of its inputs?
+
+    `missed` is label minus score. As long as the inputs mean what they meant, the product of an
+    input and the error has the mean that it had, whatever inputs come; so unlike the loss or the
+    AUC it stays quiet where only the customers have changed. Compared by Welch's test; the inputs
+    are to be of one scale.
+    """
+    import pandas as pd
+    from scipy import stats
+
+    before, now = (
+        each.mul(np.asarray(wrong), axis=0).assign(overall=np.asarray(wrong))
+        for each, wrong in ((inputs, missed), (later_inputs, later_missed))
+    )
+    found = stats.ttest_ind(now, before, equal_var=False)
+    table = pd.DataFrame(
+        {"p": np.nan_to_num(found.pvalue, nan=1.0), "change": now.mean() - before.mean()},
+        index=pd.Index(before.columns, name="input"),
+    )
+    return _adjusted(table)
+
+
+def drifted(table: "pd.DataFrame", rate: float, least_psi: float = 0.0) -> list[str]:
+    """The names in a table that are neither luck, at this rate of false alarms, nor small.
+
+    A bell that is shifted by d standard deviations has a PSI of d², so the least PSI also says
+    which distance of Wasserstein counts. Either is enough: bins are blind to what happens inside.
+    """
+    real = table["adjusted_p"] < rate
+    if "psi" in table:
+        real &= (table["psi"] >= least_psi) | (table["wasserstein"] >= np.sqrt(least_psi))
+    return [str(name) for name in table.index[real]]
+
+
+def psi(before: "ArrayLike", now: "ArrayLike") -> float:
+    """How far the shares of some bins have moved: the population stability index.
+
+    Takes the counts; half a row is added to each bin, so that an empty one is not infinitely far.
+    """
+    was, is_ = (_shares(np.asarray(counts)) for counts in (before, now))
+    return float(((is_ - was) * np.log(is_ / was)).sum())
+
+
+def _shares(counts: "NDArray[np.int64]") -> "NDArray[np.float64]":
+    shares: NDArray[np.float64] = (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
+    return shares
+
+
+def _binned(
+    before: "NDArray[np.float64]", now: "NDArray[np.float64]"
+) -> tuple["NDArray[np.int64]", "NDArray[np.int64]"]:
+    """Count in bins that hold a tenth of the reference each, as far as equal values allow it."""
+    cuts = np.unique(np.quantile(before, np.linspace(0, 1, BINS + 1)[1:-1]))
+    was, is_ = (
+        np.bincount(np.searchsorted(cuts, each, side="left"), minlength=len(cuts) + 1)
+        for each in (before, now)
+    )
+    return was, is_
+
+
+def _counted(before: "pd.Series[str]", now: "pd.Series[str]") -> "NDArray[np.int64]":
+    """Count each category in both, also one that only one of them has."""
+    known = sorted(set(before) | set(now))
+    return np.array([[(each == value).sum() for value in known] for each in (before, now)])
+
+
+def _adjusted(table: "pd.DataFrame") -> "pd.DataFrame":
+    from scipy.stats import false_discovery_control
+
+    adjusted = table.assign(adjusted_p=false_discovery_control(table["p"]))
+    return adjusted.sort_values("p", kind="stable")
