@@ -117,7 +117,7 @@ def training_serving_skew():
 
         return payments()
 
-    @task_group(group_id="wrong", group_display_name="② The wrong way (don't copy)")
+    @task_group(group_id="wrong", group_display_name="② The wrong way")
     def wrong(payments: str, disputes: str):
         @task(task_display_name="Copied transformation", multiple_outputs=False)
         def copied_transformation(payments: str, disputes: str) -> dict[str, str | float]:
@@ -176,7 +176,7 @@ def training_serving_skew():
             served = as_of(paid, disputed)[live]
             served["score"] = model.predict_proba(served[FEATURES])[:, 1]
             promised = auc(paid.loc[live, LABEL], model.predict_proba(trained_on[live])[:, 1])
-            # What is compared with serving is what the model was trained on.
+            # Here training is what is off: what it saw goes along, with the scores of serving.
             trained_on.loc[live, "score"] = served["score"]
             return {
                 "served": storage.write_frame(trained_on[live], "served.parquet"),
