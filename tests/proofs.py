@@ -15,19 +15,14 @@ import pytest
 from include import spec
 from include.tools import checklist
 
-OUTCOMES = pytest.StashKey[dict[str, str]]()
-CLAIMS = pytest.StashKey[dict[str, tuple[str, str]]]()
-WHOLE = pytest.StashKey[bool]()
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--proofs", metavar="FILE", help="write what was proved, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[OUTCOMES] = {}
-    selected = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    config.stash[WHOLE] = not (selected or config.option.keyword or config.option.markexpr)
+    if not hasattr(config, "workerinput"):  # an xdist worker's reports reach the controller
+        config.pluginmanager.register(Proofs(config))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,46 +37,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.user_properties.append(("shows", list(mark.args)))
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Runs in the controller for every worker's tests."""
-    outcomes = _RUN.config.stash[OUTCOMES]
-    for name, claim in report.user_properties:
-        if name == "shows":
-            key = json.dumps([*claim, report.nodeid])
-            if report.outcome != "passed" or report.when == "call":
-                outcomes[key] = report.outcome
+class Proofs:
+    """Collects what was proved, for all workers."""
 
+    def __init__(self, config: pytest.Config) -> None:
+        """Look at how pytest was called: only a run of everything can judge CHECKLIST.md."""
+        selected = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+        narrowed = config.option.keyword or config.option.markexpr or config.option.collectonly
+        self.whole = not (selected or narrowed)
+        self.file = config.option.proofs
+        self.outcomes: dict[str, str] = {}
+        self.mismatch = False
 
-class _RUN:
-    config: pytest.Config
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Remember each claim's outcome; what fails in setup or teardown is not proved."""
+        for name, claim in report.user_properties:
+            if name == "shows":
+                key = json.dumps([*claim, report.nodeid])
+                if report.outcome != "passed" or report.when == "call":
+                    self.outcomes[key] = report.outcome
 
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    _RUN.config = session.config
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """Write the proofs down; after a whole run compare them with CHECKLIST.md."""
-    config = session.config
-    if not hasattr(config, "workerinput"):
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        """Write the proofs down; after a whole run compare them with CHECKLIST.md."""
         proofs = checklist.Proofs.from_outcomes([
-            (*json.loads(key), outcome) for key, outcome in config.stash[OUTCOMES].items()
+            (*json.loads(key), outcome) for key, outcome in self.outcomes.items()
         ])
-        if config.option.proofs:
-            Path(config.option.proofs).write_text(proofs.as_json())
-        elif config.stash[WHOLE] and not checklist.matches(proofs):
-            config.stash[MISMATCH] = True
+        if self.file:
+            Path(self.file).write_text(proofs.as_json())
+        elif self.whole and not checklist.matches(proofs):
+            self.mismatch = True
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    yield
+        yield
 
-
-MISMATCH = pytest.StashKey[bool]()
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if config.stash.get(MISMATCH, False):
-        terminalreporter.section("CHECKLIST.md")
-        terminalreporter.line(
-            "It does not say what this run has proved. Write it anew: make checklist"
-        )
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say what to do about a difference."""
+        if self.mismatch:
+            terminalreporter.section("CHECKLIST.md")
+            terminalreporter.line(
+                "It does not say what this run has proved. Write it anew: make checklist"
+            )

@@ -8,7 +8,8 @@ import warnings
 import pytest
 
 from include import spec
-from include.tools import environment, needs
+from include.tools import environment, needs, services
+from tests.conftest import HOME
 
 FILES = sorted(environment.DAGS.glob("*.py"))
 POOLS = json.loads((environment.PROJECT / "config" / "pools.json").read_text())
@@ -95,8 +96,9 @@ def test_every_pool_is_in_the_configuration(dag):
 
 
 def test_every_connection_is_in_the_configuration(file):
-    known = environment.connections({"CATALOGUE_HOME": "/x", "MLFLOW_PORT": "5000"})
-    assert needs.needs(file).connections <= known.keys()
+    filled = environment.connections(environment.airflow(HOME, store=HOME) | services.ports())
+    known = filled.keys() | services.connections()
+    assert needs.needs(file).connections <= known
 
 
 def test_every_param_makes_a_good_form(dag):

@@ -1,14 +1,41 @@
 """A copied pipeline runs in an empty project that has nothing but what was copied."""
 
+import json
 import os
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from include.tools import copy, environment
+from tests.harness import BRIEFLY
 
+# By section, so that one process pays for the imports of several.
+SECTIONS = {
+    number: [path.stem for path in paths]
+    for number, paths in groupby(
+        sorted(environment.DAGS.glob("97_*.py")), key=lambda path: path.stem[:5]
+    )
+}
+RUN_ALL = """
+import json
+import sys
+from datetime import UTC, datetime
+
+from airflow.dag_processing.dagbag import DagBag
+
+bag = DagBag()
+assert not bag.import_errors, bag.import_errors
+day = datetime(2027, 5, 2, tzinfo=UTC)
+settings = json.loads(sys.argv[1])
+runs = {
+    dag_id: dag.test(logical_date=day, run_conf=settings[dag_id])
+    for dag_id, dag in bag.dags.items()
+}
+print(json.dumps({dag_id: run.state for dag_id, run in runs.items()}))
+"""
 SKEW = "97_06_01_training_serving_skew_antipattern"
 
 
@@ -23,15 +50,25 @@ def everything(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dag_id", [SKEW])
-def test_the_copy_is_green_under_its_own_name_with_nothing_else_around(
-    dag_id, tmp_path, airflow_database, warehouse_file
+@pytest.mark.parametrize("section", SECTIONS, ids=str)
+def test_the_copies_of_a_section_are_green_with_nothing_else_around(
+    section,
+    tmp_path,
+    airflow_database,
+    mlflow_server,
+    warehouse_file,
+    landing_zone,
+    lead_to_platforms,
 ):
     project, home = tmp_path / "project", tmp_path / "home"
     project.mkdir()
-    copied(dag_id, project)
+    names = [f"copy_of_{dag_id[:8]}" for dag_id in SECTIONS[section]]
+    for dag_id, name in zip(SECTIONS[section], names, strict=True):
+        copied(dag_id, project, name)
+        lead_to_platforms(dag_id)
     settings = {
         **os.environ,
+        "AIRFLOW_CONN_MLFLOW_DEFAULT": mlflow_server.connection,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW_VAR_ARTIFACT_STORE": (home / "artifacts").as_uri(),
         "AIRFLOW__CORE__DAGS_FOLDER": str(project / "dags"),
@@ -39,8 +76,9 @@ def test_the_copy_is_green_under_its_own_name_with_nothing_else_around(
         "PYTHONPATH": str(project),
     }
     settings.pop("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST")
+    confs = [BRIEFLY.get(dag_id, {}) for dag_id in SECTIONS[section]]
     done = subprocess.run(
-        [sys.executable, "-m", "airflow", "dags", "test", "churn_gates", "2027-05-02"],
+        [sys.executable, "-c", RUN_ALL, json.dumps(dict(zip(names, confs, strict=True)))],
         env=settings,
         cwd=project,
         capture_output=True,
@@ -48,7 +86,9 @@ def test_the_copy_is_green_under_its_own_name_with_nothing_else_around(
         check=False,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert (home / "artifacts" / "churn_gates").is_dir()
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert ended == dict.fromkeys(names, "success")
+    assert sorted(path.name for path in (home / "artifacts").iterdir()) == sorted(ended)
 
 
 def test_the_copy_carries_its_own_name_everywhere(tmp_path):
@@ -67,6 +107,17 @@ def test_only_what_is_imported_is_copied(tmp_path):
     assert not any(name.startswith("include/tools") for name in names)
 
 
+def test_a_configuration_file_that_it_names_is_copied_once_and_is_its_owners_from_then_on(tmp_path):
+    tuned, file = "97_01_04_hyperparameter_config", "config/hyperparameters.yaml"
+    made = copied(tuned, tmp_path)
+    assert (tmp_path / file).read_text() == (environment.PROJECT / file).read_text()
+    assert [path for path in everything(tmp_path) if path.parts[0] == "config"] == [Path(file)]
+    assert f"Yours to edit: {file}." in copy.report(made, "churn_gates")
+    (tmp_path / file).write_text("trees: 20")
+    copied(tuned, tmp_path, name="another")
+    assert (tmp_path / file).read_text() == "trees: 20"
+
+
 def test_an_anti_pattern_is_copied_without_its_mistakes(tmp_path):
     made = copied(SKEW, tmp_path)
     text = (tmp_path / "dags" / "churn_gates.py").read_text()
@@ -81,7 +132,38 @@ def test_what_it_needs_is_said(tmp_path):
     told = copy.report(made, "churn_gates")
     assert "Pools that it needs: gpu_pool" in told
     assert "Connections that it needs: warehouse" in told
+    assert "Connection mlflow_default: where models go; without it, a SQLite file below" in told
     assert any(line.startswith("torch") for line in made.requirements)
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "provider"),
+    [
+        ("97_03_02_sagemaker_pipelines", "amazon"),
+        ("97_03_03_vertex_ai_pipelines", "google"),
+        ("97_03_05_kubeflow_integration", "cncf-kubernetes"),
+    ],
+)
+def test_the_provider_of_its_operators_is_among_the_requirements(tmp_path, dag_id, provider):
+    providers = {
+        line.split("==")[0].removeprefix("apache-airflow-providers-")
+        for line in copied(dag_id, tmp_path).requirements
+        if line.startswith("apache-airflow-providers-")
+    }
+    assert providers == {provider, "sqlite", "standard"}
+
+
+def test_an_interpreter_beside_airflows_own_comes_with_its_list_of_packages(tmp_path):
+    made = copied("97_03_04_azure_ml_integration", tmp_path)
+    assert (tmp_path / "envs" / "azure_ml.txt").read_text().count("azure-ai-ml==") == 1
+    told = copy.report(made, "churn_gates")
+    assert "Variable azure_ml_python: the path of" in told
+    assert "Variable artifact_store: where artifacts go; without it, a folder below" in told
+    assert "Read docs/real-clouds.md" in told
+    assert "azure_ml_default" in (tmp_path / "docs" / "real-clouds.md").read_text()
+    named = {line.split("==")[0] for line in made.requirements}
+    assert "azure-identity" in named  # what waits beside Airflow signs in with it
+    assert "azure-ai-ml" not in named
 
 
 def test_lines_of_requirements_that_are_there_stay(tmp_path):

@@ -47,6 +47,10 @@ class Api:
         found: list[dict[str, Any]] = self.call("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"]
         return found
 
+    def state(self, dag_id: str, run_id: str) -> str:
+        """How far a run is."""
+        return str(self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
     def tasks(self, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
         """The task instances of a run by task id."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=200"
@@ -57,23 +61,38 @@ class Api:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.call("GET", path)["value"]
 
-    def finished(self, dag_id: str, run_id: str, seconds: float = 600) -> dict[str, dict[str, Any]]:
+    def ended(self) -> int:
+        """How many tasks of all runs have ended."""
+        states = "&".join(f"state={state}" for state in sorted(FINAL))
+        found = self.call("GET", f"/dags/~/dagRuns/~/taskInstances?{states}&limit=1")
+        return int(found["total_entries"])
+
+    def finished(self, dag_id: str, run_id: str, seconds: float = 300) -> dict[str, dict[str, Any]]:
         """Wait for a run to end and return its task instances."""
-
-        def ended() -> bool:
-            state = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"]
-            return state in FINAL
-
-        self.until(ended, seconds, f"{dag_id} {run_id} to end", dag_id, run_id)
+        self.until(
+            lambda: self.state(dag_id, run_id) in FINAL,
+            seconds,
+            f"{dag_id} {run_id} to end",
+            dag_id,
+            run_id,
+        )
         return self.tasks(dag_id, run_id)
 
     def until(
         self, holds: Callable[[], bool], seconds: float, what: str, dag_id: str, run_id: str
     ) -> None:
-        """Ask twice a second until something holds; say how far things got when it never does."""
-        deadline = time.monotonic() + seconds
+        """Ask twice a second until something holds; say how far things got when it never does.
+
+        Runs that wait for one another's turn are given more time for as long as tasks end.
+        """
+        deadline, ended = time.monotonic() + seconds, self.ended()
         while not holds():
             if time.monotonic() > deadline:
-                states = {name: t["state"] for name, t in self.tasks(dag_id, run_id).items()}
-                raise AssertionError(f"waited {seconds:.0f} s for {what}: {states}")
+                before, ended = ended, self.ended()
+                if ended == before:
+                    states = {name: t["state"] for name, t in self.tasks(dag_id, run_id).items()}
+                    raise AssertionError(
+                        f"waited for {what}, and for {seconds:.0f} s no task has ended: {states}"
+                    )
+                deadline = time.monotonic() + seconds
             time.sleep(0.5)

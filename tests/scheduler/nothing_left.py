@@ -1,17 +1,20 @@
 """After `make down`: no process of the catalogue, and nobody on its ports."""
 
+from pathlib import Path
+
 import psutil
 
-from include.tools import environment, processes, services
+from include import processes
+from include.tools import environment, services
 
 
 def main() -> None:
     """Fail and name what is left."""
-    home = str(environment.home())
+    folder = environment.home() / "services"
     left = [
         f"{process.pid} {' '.join(process.cmdline())[:120]}"
         for process in psutil.process_iter()
-        if _belongs(process, home)
+        if _belongs(process, folder)
     ]
     ports = {"AIRFLOW_PORT": "8080"} | services.ports()
     left += [
@@ -22,10 +25,12 @@ def main() -> None:
     print("Nothing is left: no process, no listening port.")
 
 
-def _belongs(process: psutil.Process, home: str) -> bool:
+def _belongs(process: psutil.Process, folder: Path) -> bool:
+    """Everything was started in this folder, and a program that names itself anew stays there."""
     try:
-        return process.environ().get("AIRFLOW_HOME", "").startswith(home)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        label = process.environ().get(processes.BELONGS_TO, "")
+        return Path(process.cwd()) == folder or Path(label).parent == folder
+    except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
         return False
 
 

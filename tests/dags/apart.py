@@ -1,0 +1,72 @@
+"""Runs in processes of their own: two at once, or one that ends as by `kill -9`.
+
+The libraries are loaded once, by a process from which the others are forked.
+"""
+
+import os
+import signal
+from datetime import datetime
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from typing import Any
+from unittest.mock import patch
+
+from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.sdk.execution_time import task_runner
+
+from include.tools import environment
+
+FORKED = get_context("forkserver")
+FORKED.set_forkserver_preload([
+    __name__,
+    "tests.dags.preloaded",
+    "great_expectations",
+    "matplotlib.figure",
+    "mlflow.sklearn",
+    "pandas",
+    "shap",
+    "skops.io",
+    "sklearn.ensemble",
+    "torch",
+])
+
+
+def begin(
+    dag_id: str, conf: dict[str, Any], when: datetime, killed_after: str | None = None
+) -> BaseProcess:
+    """Start a run; `killed_after` names a task at whose end its process is killed.
+
+    That moment is the worst there is: everything that the task wrote is there, and nobody knows.
+    """
+    arguments = (dag_id, conf, when, killed_after, dict(os.environ))
+    process = FORKED.Process(target=_run, args=arguments)
+    process.start()
+    return process
+
+
+def _run(
+    dag_id: str,
+    conf: dict[str, Any],
+    when: datetime,
+    killed_after: str | None,
+    env: dict[str, str],
+) -> None:
+    os.environ.clear()  # the process that this one is forked from has an older one
+    os.environ.update(env)
+    bag = BundleDagBag(
+        dag_folder=environment.DAGS / f"{dag_id}.py",
+        bundle_path=environment.DAGS,
+        bundle_name=environment.BUNDLE,
+    )
+    execute = task_runner._execute_task
+
+    def executed(context: Any, ti: Any, log: Any) -> Any:
+        try:
+            return execute(context=context, ti=ti, log=log)
+        finally:
+            if ti.task_id == killed_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    with patch.object(task_runner, "_execute_task", executed):
+        ended = bag.dags[dag_id].test(logical_date=when, run_after=when, run_conf=conf)
+    raise SystemExit(0 if ended.state == "success" else 1)

@@ -1,0 +1,343 @@
+"""What only a real scheduler, triggerer and API server can show; started once for all tests."""
+
+import json
+import shutil
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import psutil
+import pytest
+
+from include import processes
+from include.data import warehouse
+from include.local_cloud import platforms
+from include.tools import environment, services, up
+from tests.conftest import SHARED
+from tests.harness import BRIEFLY
+from tests.scheduler.api import Api
+
+pytestmark = pytest.mark.slow
+
+TRAINING = "97_02_01_local_training"
+LONG = "97_02_05_long_running_training"
+DISTRIBUTED = "97_02_02_distributed_training"
+GATES = "97_04_02_validation_gates"
+ROLLBACK = "97_05_04_model_rollback"
+STRUCTURE = "97_01_01_ml_pipeline_structure"
+DAGS = sorted(path.stem for path in environment.DAGS.glob("97_*.py"))
+
+
+class Cluster:
+    """A whole Airflow on free loopback ports."""
+
+    def __init__(self, home):
+        """Start all of it, and wait until every DAG is listed."""
+        self.home = home
+        self.folder = home / "services"
+        ports = {
+            "AIRFLOW_PORT": str(processes.free_port()),
+            "GATEWAY_PORT": str(processes.free_port()),
+            "MLFLOW_PORT": str(processes.free_port()),
+        }
+        address = f"http://{environment.HOST}:{ports['AIRFLOW_PORT']}"
+        bundles = [
+            {
+                "name": name,
+                "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+                "kwargs": {"path": str(path)},
+            }
+            for name, path in (
+                ("catalogue", environment.DAGS),
+                ("stand-ins", environment.PROJECT / "tests" / "scheduler" / "dags"),
+            )
+        ]
+        self.env = (
+            environment.airflow(home / "airflow", store=home)
+            | ports
+            | {
+                "AIRFLOW__API__BASE_URL": address,
+                "AIRFLOW__API__PORT": ports["AIRFLOW_PORT"],
+                "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
+                "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
+                "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",  # a test reads what the scheduler says
+                # A dead triggerer's work is taken over after this many seconds.
+                "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
+                "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+            }
+        )
+        self.api = Api(address)
+        warehouse.create(home / "warehouse.db")
+        for service in services.SERVICES:
+            services.start(service, home, self.folder, self.env)
+        for entry in platforms.PLATFORMS:
+            platforms.start(entry, home, self.folder, self.env)
+        running = [entry.name for entry in platforms.PLATFORMS]
+        self.env |= platforms.redirects(home, running).env
+        up.prepare(home, self.env)
+        up.start_airflow(self.folder, self.env)
+        up.wait_for_dags(self.env)
+
+    def process(self, name):
+        """One of its processes."""
+        return next(each for each in processes.running(self.folder) if each.name == name)
+
+    def stop(self):
+        """End all of it."""
+        processes.stop(self.folder, processes.recorded(self.folder))
+        shutil.rmtree(self.home)
+
+    def slots(self, number):
+        """Resize the pool that trainings share."""
+        pool = {"pool": "gpu_pool", "slots": number, "include_deferred": False}
+        self.api.call("PATCH", "/pools/gpu_pool", pool)
+
+
+@pytest.fixture(scope="module")
+def cluster(training_python):
+    # The environment of the test processes must not reach Airflow's: it names other databases.
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (
+            "AIRFLOW_CONN_MLFLOW_DEFAULT",
+            "AIRFLOW_CONN_WAREHOUSE",
+            "MLFLOW_TRACKING_URI",
+        ):
+            patch.delenv(name, raising=False)
+        started = Cluster(SHARED / "scheduler")
+        yield started
+        started.stop()
+
+
+@pytest.fixture(autouse=True)
+def whole(cluster):
+    """All of Airflow runs: who waits for one that has ended waits in vain."""
+    left = {process.name: process for process in processes.recorded(cluster.folder)}
+    running = {process.name for process in processes.running(cluster.folder)}
+    for name in up.COMPONENTS:
+        assert name in running, f"{name} has ended. Its log:\n{left[name].last_words()}"
+
+
+@pytest.fixture(scope="module")
+def first_runs(cluster):
+    """One run of every DAG, all at once."""
+    return {dag_id: cluster.api.trigger(dag_id, BRIEFLY.get(dag_id)) for dag_id in DAGS}
+
+
+def span(task):
+    return datetime.fromisoformat(task["start_date"]), datetime.fromisoformat(task["end_date"])
+
+
+def overlap(one, other):
+    return span(one)[0] < span(other)[1] and span(other)[0] < span(one)[1]
+
+
+@pytest.mark.parametrize("dag_id", DAGS)
+def test_every_dag_is_green_in_the_scheduler(cluster, first_runs, dag_id):
+    tasks = cluster.api.finished(dag_id, first_runs[dag_id])
+    assert {task["state"] for task in tasks.values()} <= {"success", "skipped"}
+
+
+def test_a_released_model_starts_the_dag_that_listens_for_it(cluster, first_runs):
+    listener = "listens_for_a_model"
+    cluster.api.call("PATCH", f"/dags/{listener}", {"is_paused": False})
+    run_id = cluster.api.trigger(STRUCTURE, day=18)
+    cluster.api.finished(STRUCTURE, run_id)
+    cluster.api.until(
+        lambda: cluster.api.runs(listener), 300, "the listener to start", STRUCTURE, run_id
+    )
+    (started, *_) = cluster.api.runs(listener)
+    cluster.api.finished(listener, started["dag_run_id"])
+    heard = cluster.api.xcom(listener, started["dag_run_id"], "which_version")
+    assert heard == cluster.api.xcom(STRUCTURE, run_id, "release.register")
+
+
+def test_one_slot_makes_trainings_follow_one_another_and_two_let_them_run_at_once(
+    cluster, first_runs
+):
+    api = cluster.api
+    api.finished(TRAINING, first_runs[TRAINING])
+
+    cluster.slots(1)
+    run_id = api.trigger(TRAINING, day=20)
+
+    def trained(*names):
+        states = {name: task["state"] for name, task in api.tasks(TRAINING, run_id).items()}
+        return all(states[f"train.{name}"] == "success" for name in names)
+
+    api.until(
+        lambda: trained("python_operator", "taskflow"), 300, "two trainings", TRAINING, run_id
+    )
+    tasks = api.tasks(TRAINING, run_id)
+    assert not overlap(tasks["train.python_operator"], tasks["train.taskflow"])
+    assert tasks["train.isolated"]["state"] == "scheduled"  # it asks for a slot that there isn't
+
+    cluster.slots(2)
+    api.finished(TRAINING, run_id)
+    assert api.tasks(TRAINING, run_id)["train.isolated"]["state"] == "success"
+
+    run_id = api.trigger(TRAINING, day=21)
+    tasks = api.finished(TRAINING, run_id)
+    singles = [tasks["train.python_operator"], tasks["train.taskflow"]]
+    assert overlap(*singles)
+    assert not any(overlap(tasks["train.isolated"], single) for single in singles)
+
+
+@pytest.mark.shows("97.2.2", "Resource coordination")
+def test_two_distributed_trainings_at_once_on_a_pool_that_fits_one_both_end(cluster):
+    api = cluster.api
+    slots = api.call("GET", "/pools/training_cluster")["slots"]
+    run_ids = [api.trigger(DISTRIBUTED, {"epochs": 1}, day=day) for day in (26, 27)]
+    one, other = (api.finished(DISTRIBUTED, run_id) for run_id in run_ids)
+
+    tasks = [*one.values(), *other.values()]
+    assert {(task["state"], task["try_number"]) for task in tasks} == {("success", 1)}
+    first = [min(span(task)[0] for task in run.values()) for run in (one, other)]
+    last = [max(span(task)[1] for task in run.values()) for run in (one, other)]
+    assert max(first) < min(last)  # they were under way at once
+
+    launchers = [task for task in tasks if task["pool"] == "training_cluster"]
+    assert max(task["pool_slots"] for task in launchers) == slots
+    for launcher in launchers:
+        began, _ = span(launcher)
+        beside = [task for task in launchers if span(task)[0] <= began < span(task)[1]]
+        assert sum(task["pool_slots"] for task in beside) <= slots
+
+
+def test_two_rollbacks_asked_for_at_once_follow_one_another(cluster, first_runs):
+    api = cluster.api
+    api.finished(ROLLBACK, first_runs[ROLLBACK])
+    run_ids = [api.trigger(ROLLBACK, day=day) for day in (22, 23)]
+    one, other = (api.finished(ROLLBACK, run_id).values() for run_id in run_ids)
+    assert {task["state"] for task in [*one, *other]} == {"success"}
+    assert max(span(task)[1] for task in one) < min(span(task)[0] for task in other)
+
+
+def test_people_who_change_things_at_once_do_not_stop_airflow(cluster, first_runs):
+    """Each answer comes before SQLite would give up waiting for another writer."""
+    api = cluster.api
+
+    def pauses():
+        for number in range(40):
+            api.call("PATCH", f"/dags/{STRUCTURE}", {"is_paused": number % 2 == 0})
+
+    def notes():
+        for number in range(40):
+            api.call("POST", "/variables", {"key": f"noted_{number}", "value": "at once"})
+            api.call("DELETE", f"/variables/noted_{number}")
+
+    with ThreadPoolExecutor() as people:
+        for person in [people.submit(what) for what in (pauses, notes)]:
+            person.result()
+    assert not api.call("GET", f"/dags/{STRUCTURE}")["is_paused"]
+
+
+@pytest.fixture
+def asked(cluster, first_runs):
+    """Ask a person about a model in the grey zone; returns the run and where its question is.
+
+    3.3.2 takes an answer for a crash when it comes before the scheduler has heard that the process
+    which asked is over. No person is as fast; the tests wait until it has.
+    """
+    api, log = cluster.api, cluster.folder / "scheduler.log"
+    api.finished(GATES, first_runs[GATES])
+
+    def heard(run_id):
+        told = [line for line in log.read_text().splitlines() if "Received executor event" in line]
+        return any("success" in line and "release.ask" in line and run_id in line for line in told)
+
+    def ask(day):
+        run_id = api.trigger(GATES, {"grey_zone": 1.0}, day=day)
+        api.until(lambda: heard(run_id), 300, "the question", GATES, run_id)
+        assert api.tasks(GATES, run_id)["release.ask"]["state"] == "awaiting_input"
+        return run_id, f"/dags/{GATES}/dagRuns/{run_id}/taskInstances/release.ask/-1/hitlDetails"
+
+    return ask
+
+
+def released(tasks):
+    return {name: tasks[f"release.{name}"]["state"] for name in ("promote", "reject")}
+
+
+@pytest.mark.shows("97.4.2", "Approval workflows")
+@pytest.mark.parametrize(("option", "taken"), [("Approve", "promote"), ("Reject", "reject")])
+def test_an_answer_over_rest_lets_the_run_go_on(cluster, asked, option, taken):
+    api = cluster.api
+    run_id, question = asked(day=22 if option == "Approve" else 23)
+    assert "| roc_auc |" in api.call("GET", question)["body"]
+    api.call("PATCH", question, {"chosen_options": [option], "params_input": {}})
+    left_out = {"promote", "reject"} - {taken}
+    assert released(api.finished(GATES, run_id)) == {
+        taken: "success",
+        **dict.fromkeys(left_out, "skipped"),
+    }
+
+
+@pytest.mark.shows("97.4.2", "Approval workflows")
+def test_a_question_that_nobody_answers_in_time_is_a_no(cluster, asked):
+    api = cluster.api
+    run_id, question = asked(day=28)
+    deadline = "UPDATE task_instance SET trigger_timeout = ? WHERE run_id = ? AND task_id = ?"
+    yesterday = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=1)
+    with closing(sqlite3.connect(cluster.home / "airflow" / "airflow.db", timeout=60)) as database:
+        database.execute(deadline, (yesterday.isoformat(" "), run_id, "release.ask"))
+        database.commit()
+    assert released(api.finished(GATES, run_id)) == {"promote": "skipped", "reject": "success"}
+    answer = api.call("GET", question)
+    assert answer["chosen_options"] == ["Reject"]
+    assert answer["responded_by_user"] is None
+
+
+@pytest.mark.shows("97.2.5", "Deferrable training tasks")
+def test_a_deferred_training_survives_a_killed_triggerer(cluster):
+    api = cluster.api
+    run_id = api.trigger(LONG, {"epochs": 400}, day=24)
+
+    def train():
+        return api.tasks(LONG, run_id)["training.train"]
+
+    api.until(lambda: train()["state"] == "deferred", 300, "the training", LONG, run_id)
+    killed = psutil.Process(cluster.process("triggerer").pid)
+    family = [killed, *killed.children(recursive=True)]
+    for each in family:
+        each.kill()
+    psutil.wait_procs(family, timeout=10)
+    assert train()["state"] == "deferred"
+
+    up.start_airflow(cluster.folder, cluster.env, already=set(up.COMPONENTS) - {"triggerer"})
+    api.finished(LONG, run_id)
+    assert (train()["state"], train()["try_number"]) == ("success", 1)
+    assert api.xcom(LONG, run_id, "review.progress")["epochs"] == 400
+
+
+def test_nothing_listens_beyond_loopback(cluster):
+    for process in processes.running(cluster.folder):
+        member = psutil.Process(process.pid)
+        for each in [member, *member.children(recursive=True)]:
+            for connection in each.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    address = connection.laddr.ip.removeprefix("::ffff:")  # gRPC's way to say it
+                    assert address == environment.HOST, (process.name, connection)
+
+
+def test_nothing_is_left_when_airflow_is_stopped_after_a_crash(cluster):
+    """A killed scheduler leaves workers and trainings without a parent; they are ended too."""
+    api = cluster.api
+    run_id = api.trigger(TRAINING, day=25)
+    api.until(
+        lambda: api.tasks(TRAINING, run_id)["train.taskflow"]["state"] == "running",
+        300,
+        "a training to run",
+        TRAINING,
+        run_id,
+    )
+    scheduler = cluster.process("scheduler")
+    workers = psutil.Process(scheduler.pid).children(recursive=True)
+    psutil.Process(scheduler.pid).kill()
+    psutil.wait_procs([psutil.Process(scheduler.pid)], timeout=10)
+    assert any(worker.is_running() for worker in workers)
+    assert "scheduler" not in [each.name for each in processes.running(cluster.folder)]
+
+    processes.stop(cluster.folder, processes.recorded(cluster.folder))
+    assert processes.recorded(cluster.folder) == []
+    assert not any(worker.is_running() for worker in workers)
