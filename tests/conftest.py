@@ -40,6 +40,9 @@ LONGEST = (
     "tests/dags/test_two_dates",
     "tests/examples",
     "tests/dags/test_killed",
+    "tests/dags/test_97_02_02",
+    "tests/dags/test_97_02_03",
+    "tests/dags/test_97_03",
 )
 pytest_plugins = ["tests.harness", "tests.proofs", "tests.services"]
 
