@@ -171,8 +171,9 @@ def free_port() -> int:
     Between this and the moment when a server listens there may be seconds. So a port is claimed,
     by a datagram socket of its number: only one process can have that, and it ends with us.
     """
-    first = secrets.choice(PORTS)
-    for port in sorted(PORTS, key=lambda port: (port < first, port)):
+    first = secrets.randbelow(len(PORTS))
+    for step in range(len(PORTS)):
+        port = PORTS[(first + step) % len(PORTS)]
         with socket.socket(type=socket.SOCK_DGRAM) as claim, socket.socket() as listener:
             try:
                 claim.bind((HOST, port))
