@@ -37,7 +37,6 @@ os.environ.update({
 })
 LONGEST = (
     "tests/scheduler",
-    "tests/dags/test_two_dates",
     "tests/examples",
     "tests/dags/test_killed",
     "tests/dags/test_97_02_02",

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: two at once, or one that ends as by `kill -9`.
+"""Runs in processes of their own: beside others, or to an end as by `kill -9`.
 
 The libraries are loaded once, by a process from which the others are forked.
 """
@@ -11,24 +11,13 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 from unittest.mock import patch
 
-from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 from airflow.sdk.execution_time import task_runner
 
 from include.tools import environment
 
 FORKED = get_context("forkserver")
-FORKED.set_forkserver_preload([
-    __name__,
-    "tests.dags.preloaded",
-    "great_expectations",
-    "matplotlib.figure",
-    "mlflow.sklearn",
-    "pandas",
-    "shap",
-    "skops.io",
-    "sklearn.ensemble",
-    "torch",
-])
+FORKED.set_forkserver_preload([__name__, "tests.dags.preloaded"])
 
 
 def begin(
@@ -58,6 +47,7 @@ def _run(
         bundle_path=environment.DAGS,
         bundle_name=environment.BUNDLE,
     )
+    sync_bag_to_db(bag, environment.BUNDLE, None)
     execute = task_runner._execute_task
 
     def executed(context: Any, ti: Any, log: Any) -> Any:
