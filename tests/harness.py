@@ -241,33 +241,45 @@ def warehouse(warehouse_file: Path) -> Iterator[Warehouse]:
     shutil.copy(SHARED / "warehouse.db", warehouse_file)
 
 
-@pytest.fixture(scope="session")
-def dagbag(airflow_database: None) -> Any:
-    """All DAGs, parsed once and known to the database; retries don't wait."""
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
+class Dags(dict[str, Any]):
+    """The DAGs by name: each parsed, and known to the database, once somebody asks for it."""
 
-    bag = BundleDagBag(
-        dag_folder=environment.DAGS, bundle_path=environment.DAGS, bundle_name=environment.BUNDLE
-    )
-    assert not bag.import_errors, bag.import_errors
+    def __missing__(self, dag_id: str) -> Any:
+        """Parse the file of this name."""
+        from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
+
+        bag = BundleDagBag(
+            dag_folder=environment.DAGS / f"{dag_id}.py",
+            bundle_path=environment.DAGS,
+            bundle_name=environment.BUNDLE,
+        )
+        assert not bag.import_errors, bag.import_errors
+        sync_bag_to_db(bag, environment.BUNDLE, None)
+        for dag in bag.dags.values():
+            dag.deadline = None
+            for task in dag.tasks:  # retries don't wait
+                if task.is_mapped:
+                    task.partial_kwargs["retry_delay"] = timedelta(0)
+                else:
+                    task.retry_delay = timedelta(0)
+        self.update(bag.dags)
+        gc.freeze()
+        return bag.dags[dag_id]
+
+
+@pytest.fixture(scope="session")
+def dags(airflow_database: None) -> Dags:
+    """All DAGs, for all tests of this worker."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
     DagBundlesManager().sync_bundles_to_db()
-    sync_bag_to_db(bag, environment.BUNDLE, None)
-    for dag in bag.dags.values():
-        dag.deadline = None
-        for task in dag.tasks:
-            if task.is_mapped:
-                task.partial_kwargs["retry_delay"] = timedelta(0)
-            else:
-                task.retry_delay = timedelta(0)
     gc.collect()
-    gc.freeze()
-    return bag
+    return Dags()
 
 
 @pytest.fixture(scope="session")
 def run_dag(
-    dagbag: Any, mlflow_store: str, warehouse_file: Path, landing_zone: Path
+    dags: Dags, mlflow_store: str, warehouse_file: Path, landing_zone: Path
 ) -> Callable[..., FinishedRun]:
     """Run a DAG to its end: `run_dag(dag_id, conf=…, logical_date=…, expect="failed")`.
 
@@ -285,7 +297,7 @@ def run_dag(
         may_fail: Collection[str] = (),
     ) -> FinishedRun:
         when = logical_date or datetime(2026, 1, 4, tzinfo=UTC) + timedelta(days=next(days[dag_id]))
-        finished = _run(dagbag.dags[dag_id], conf, when)
+        finished = _run(dags[dag_id], conf, when)
         told = {task: str(error) for task, error in finished._errors.items()}
         assert finished.state == expect, f"{finished.state}: {finished.states}\n{told}"
         if expect == "success":

@@ -22,8 +22,8 @@ def file(request):
 
 
 @pytest.fixture
-def dag(dagbag, file):
-    return dagbag.dags[file.stem]
+def dag(dags, file):
+    return dags[file.stem]
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def is_hitl(task):
     return hasattr(task, "response_timeout")
 
 
-def test_it_is_the_one_dag_of_its_file(dagbag, file):
-    inside = [dag_id for dag_id, dag in dagbag.dags.items() if dag.fileloc == str(file)]
+def test_it_is_the_one_dag_of_its_file(dags, file):
+    inside = [dag_id for dag_id, dag in dags.items() if dag.fileloc == str(file)]
     assert inside == [file.stem]
 
 

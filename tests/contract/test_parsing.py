@@ -82,8 +82,8 @@ def test_reading_loads_no_ml_library_and_reaches_for_nothing(file, read):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_reading_takes_no_longer_than_a_bare_dag_of_the_same_shape_allows(file, dagbag, tmp_path):
+def test_reading_takes_no_longer_than_a_bare_dag_of_the_same_shape_allows(file, dags, tmp_path):
     from benchmarks.parse_time import ratio
 
-    measured = ratio(dagbag.dags[file.stem], file, tmp_path)
+    measured = ratio(dags[file.stem], file, tmp_path)
     assert statistics.median(measured) <= MOST

@@ -338,9 +338,9 @@ def test_a_window_outside_of_the_payments_is_refused_with_the_days_that_there_ar
 
 
 @pytest.mark.parametrize("day", ["yesterday", "2026-13-01", 20260301])
-def test_what_is_no_day_is_refused_before_anything_starts(dagbag, day):
+def test_what_is_no_day_is_refused_before_anything_starts(dags, day):
     with pytest.raises(ParamValidationError):
-        dagbag.dags[DAG].params.get_param("train_until").resolve(day)
+        dags[DAG].params.get_param("train_until").resolve(day)
 
 
 def test_an_older_warehouse_gets_the_payments_and_keeps_what_it_has(tmp_path):

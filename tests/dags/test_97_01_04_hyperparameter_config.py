@@ -31,9 +31,9 @@ def run(run_dag):
 
 
 @pytest.fixture(scope="module")
-def of_dag(dagbag):
+def of_dag(dags):
     """What the DAG file defines at its top."""
-    return dagbag.dags[DAG].get_task("configure.check").python_callable.__globals__
+    return dags[DAG].get_task("configure.check").python_callable.__globals__
 
 
 @pytest.fixture

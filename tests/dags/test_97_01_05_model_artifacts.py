@@ -361,9 +361,9 @@ def test_bytes_that_are_wanted_while_they_are_swept_come_back(models, monkeypatc
 @pytest.mark.parametrize(
     ("name", "value"), [("trees", 0), ("keep_newest", 0), ("keep_days", 0), ("dry_run", "yes")]
 )
-def test_a_wrong_parameter_is_refused_before_anything_starts(dagbag, name, value):
+def test_a_wrong_parameter_is_refused_before_anything_starts(dags, name, value):
     with pytest.raises(ParamValidationError):
-        dagbag.dags[DAG].params.get_param(name).resolve(value)
+        dags[DAG].params.get_param(name).resolve(value)
 
 
 def test_the_header_tells_what_the_runs_find(five_months):

@@ -45,8 +45,8 @@ def test_the_other_ways_give_the_same_weights_bit_for_bit(run, way):
 
 
 @pytest.mark.shows("97.2.1", "Resource allocation")
-def test_each_training_takes_slots_of_the_gpu_pool_and_has_a_time_limit(dagbag):
-    tasks = {way: dagbag.dags[DAG].get_task(f"train.{way}") for way in WAYS}
+def test_each_training_takes_slots_of_the_gpu_pool_and_has_a_time_limit(dags):
+    tasks = {way: dags[DAG].get_task(f"train.{way}") for way in WAYS}
     assert {way: (t.pool, t.pool_slots) for way, t in tasks.items()} == {
         "python_operator": ("gpu_pool", 1),
         "taskflow": ("gpu_pool", 1),
@@ -144,8 +144,8 @@ def test_a_store_whose_path_has_a_space_serves_each_way(
     assert len({spaced.digest(f"train.{way}", "weights") for way in WAYS}) == 1
 
 
-def test_an_isolated_training_that_was_killed_is_tried_again(dagbag):
-    policy = dagbag.dags[DAG].get_task("train.isolated").retry_policy
+def test_an_isolated_training_that_was_killed_is_tried_again(dags):
+    policy = dags[DAG].get_task("train.isolated").retry_policy
     tell = {
         "raised": AirflowException("Process returned non-zero exit status 1."),
         "killed": subprocess.CalledProcessError(-9, "python"),

@@ -187,9 +187,9 @@ def test_each_worker_pushes_a_gradient_for_each_batch_and_the_server_makes_the_s
 
 
 @pytest.mark.shows("97.2.2", "Resource coordination")
-def test_a_launcher_takes_a_slot_for_each_process_it_starts_all_at_once(run, dagbag):
+def test_a_launcher_takes_a_slot_for_each_process_it_starts_all_at_once(run, dags):
     for way, started in PROCESSES.items():
-        task = dagbag.dags[DAG].get_task(f"train.{way}")
+        task = dags[DAG].get_task(f"train.{way}")
         assert task.pool == "training_cluster"
         assert task.pool_slots == started == len(run.xcom(f"train.{way}")["processes"])
     pools = json.loads((environment.PROJECT / "config" / "pools.json").read_text())
@@ -315,7 +315,7 @@ def test_with_ray_address_the_actors_run_on_that_cluster_which_has_none_of_our_c
     wait_for(lambda: not family(str(tmp_path)), 30)
 
 
-def test_the_manifest_tells_a_cluster_to_do_what_the_nodes_did_here(run, dagbag):
+def test_the_manifest_tells_a_cluster_to_do_what_the_nodes_did_here(run):
     manifest = storage.read_json(run.reference("scale_out.manifest"))
     assert manifest["metadata"]["name"].startswith("train-97-02-02-distributed-training-")
     trainer = manifest["spec"]["trainer"]

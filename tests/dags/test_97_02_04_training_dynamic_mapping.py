@@ -43,9 +43,9 @@ def impossible(run_dag):
 
 
 @pytest.fixture(scope="module")
-def of_dag(dagbag):
+def of_dag(dags):
     """What the DAG file defines at its top."""
-    return dagbag.dags[DAG].get_task("plan.read_experiments").python_callable.__globals__
+    return dags[DAG].get_task("plan.read_experiments").python_callable.__globals__
 
 
 @pytest.fixture

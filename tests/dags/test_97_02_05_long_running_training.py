@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -25,6 +26,16 @@ DAG = "97_02_05_long_running_training"
 EPOCHS = 30
 SHORT = {"epochs": EPOCHS, "checkpoint_every": 3}
 SIXTY_PERCENT = 18
+# The same training, on a machine that takes a fifth of a second for an epoch.
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from include.training import checkpointed, neural
+
+epoch = neural.Training.epoch
+neural.Training.epoch = lambda self: (time.sleep(0.2), epoch(self))[1]
+checkpointed.main(Path(sys.argv[1]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +105,7 @@ def pid(job):
 
 @pytest.fixture
 def time_is_over(monkeypatch):
-    """Let the time of each try be over once its job has trained so many epochs."""
+    """Let the time of each try be over once its job has trained so many epochs of many."""
 
     def after(job, *epochs):
         began = {}
@@ -105,6 +116,8 @@ def time_is_over(monkeypatch):
             return math.inf if gained >= epochs[len(began) - 1] else time.time()
 
         monkeypatch.setattr(triggers, "now", now)
+        slowly = [sys.executable, "-c", SLOWLY, str(job.folder)]
+        monkeypatch.setattr(checkpointed, "command", lambda job: slowly)
 
     return after
 
@@ -196,20 +209,20 @@ def test_a_timeout_keeps_the_last_checkpoint_and_the_same_date_again_goes_on_fro
 
 
 @pytest.mark.shows("97.2.5", "Timeout handling")
-def test_where_no_triggerer_woke_the_task_the_job_ends_too(run, dagbag, monkeypatch):
+def test_where_no_triggerer_woke_the_task_the_job_ends_too(run, dags, monkeypatch):
     stopped = []
     monkeypatch.setattr(Job, "stop", lambda self: stopped.append(self.folder))
-    task = dagbag.dags[DAG].get_task("training.train")
+    task = dags[DAG].get_task("training.train")
     monkeypatch.setattr(task, "rows", run.reference("data.prepare", "train"))
     with pytest.raises(TaskDeferralTimeout):
         task.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
     assert stopped == [job_of(run.logical_date).folder]
 
 
-def test_the_job_ends_with_a_task_that_is_killed_on_its_worker(run, dagbag, monkeypatch):
+def test_the_job_ends_with_a_task_that_is_killed_on_its_worker(run, dags, monkeypatch):
     stopped = []
     monkeypatch.setattr(Job, "stop", lambda self: stopped.append(self.folder))
-    task = dagbag.dags[DAG].get_task("training.train")
+    task = dags[DAG].get_task("training.train")
     monkeypatch.setattr(task, "job", None)
     task.on_kill()
     assert stopped == [], "there is no job before the task has looked for it"

@@ -27,13 +27,13 @@ WHEN = datetime(2026, 9, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def led(sagemaker, dagbag):
+def led(sagemaker, dags):
     """Pipelines find the local SageMaker, and look often: its jobs are over within seconds."""
     with pytest.MonkeyPatch.context() as patch:
         sagemaker.lead(patch)
         patch.setenv("AWS_MAX_ATTEMPTS", "1")  # who tries again is Airflow
         patch.setattr(account, "LOOK_EVERY", 0.1)
-        for task in dagbag.dags[DAG].tasks:
+        for task in dags[DAG].tasks:
             if hasattr(task, "check_interval") and task.task_id != "pipeline.judge":
                 patch.setattr(task, "check_interval", 0.2)
         # For each of dozens of clients AWS's description is read again, and, for the name of the
@@ -116,10 +116,8 @@ def auc(model, rows):
 
 
 @pytest.mark.shows("97.3.2", "SageMakerTrainingOperator")
-def test_jobs_train_while_no_worker_waits_and_the_best_settings_win(
-    run, seen, dagbag, model, parts
-):
-    train = dagbag.dags[DAG].get_task("training.train")
+def test_jobs_train_while_no_worker_waits_and_the_best_settings_win(run, seen, dags, model, parts):
+    train = dags[DAG].get_task("training.train")
     assert isinstance(train, operators.SageMakerTrainingOperator)
     assert train.deferrable
     assert ("endpoint.deploy", "SageMakerTrigger") in seen["deferred"]
@@ -271,7 +269,7 @@ def test_a_wrong_param_is_refused_before_any_task_starts(run_dag, name, value):
         run_dag(DAG, conf={name: value})
 
 
-def test_own_tasks_pass_on_less_than_a_kilobyte(run, dagbag):
+def test_own_tasks_pass_on_less_than_a_kilobyte(run, dags):
     for (task_id, _, _), value in run.xcoms().items():
-        if dagbag.dags[DAG].get_task(task_id).task_type.startswith("_Python"):
+        if dags[DAG].get_task(task_id).task_type.startswith("_Python"):
             assert len(json.dumps(value)) < 1024, task_id

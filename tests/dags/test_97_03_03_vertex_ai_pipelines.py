@@ -85,7 +85,7 @@ def test_automl_is_measured_on_the_same_rows_and_the_better_one_is_champion(run,
     assert noted.data.metrics == pytest.approx({f"{name}_auc": auc[name] for name in auc})
 
 
-def test_a_script_that_is_better_gets_the_callers(dagbag, monkeypatch):
+def test_a_script_that_is_better_gets_the_callers(dags, monkeypatch):
     import mlflow
 
     from include import tracking
@@ -95,7 +95,7 @@ def test_a_script_that_is_better_gets_the_callers(dagbag, monkeypatch):
     monkeypatch.setattr(vertex_ai, "measured", lambda *_: {"auRoc": 0.7})
     monkeypatch.setattr(tracking, "run", nullcontext)
     monkeypatch.setattr(mlflow, "log_metrics", lambda _: None)
-    compared = dagbag.dags[DAG].get_task("choose.compare").python_callable("a-bucket", "a-model")
+    compared = dags[DAG].get_task("choose.compare").python_callable("a-bucket", "a-model")
     assert (compared["champion"], compared["split"]) == ("custom", {"1": 80, "0": 20})
 
 
@@ -133,10 +133,10 @@ def test_a_task_that_comes_back_goes_on_with_the_job_that_it_had(run, seen):
     assert len(seen["left"]["trainingPipelines"]) == 2  # that one and AutoML's
 
 
-def test_who_is_told_to_wait_asks_again(run, dagbag):
+def test_who_is_told_to_wait_asks_again(run, dags):
     assert run.tries("train.dataset") == run.tries("serve.endpoint") == 2
     for task in ("train.custom", "predict.batch"):
-        waiting = dagbag.dags[DAG].get_task(task)
+        waiting = dags[DAG].get_task(task)
         with pytest.raises(ConnectionError, match="429"):  # which is tried again
             waiting.execute_complete({}, {"status": "error", "message": "429 Quota exceeded"})
 
@@ -168,7 +168,7 @@ def test_a_refused_request_is_not_made_again():
         assert vertex_ai.POLICY.evaluate(error, try_number=1, max_tries=3).action == action
 
 
-def test_a_deployment_that_fails_says_what_google_says(cloud, dagbag):
+def test_a_deployment_that_fails_says_what_google_says(cloud, dags):
     from airflow.providers.google.cloud.hooks.gcs import GCSHook
     from google.cloud import aiplatform
 
@@ -186,7 +186,7 @@ def test_a_deployment_that_fails_says_what_google_says(cloud, dagbag):
         serving_container_image_uri="an-image",
         **where,
     )
-    deploy = copy.copy(dagbag.dags[DAG].get_task("serve.deploy_custom"))
+    deploy = copy.copy(dags[DAG].get_task("serve.deploy_custom"))
     deploy.endpoint_id = aiplatform.Endpoint.create(display_name="broken", **where).name
     deploy.project_id = hook.project_id
     deploy.deployed_model = deploy.deployed_model | {"model": model.resource_name}

@@ -194,7 +194,7 @@ def test_a_wrong_param_is_refused_before_any_task_starts(run_dag, name, value):
 
 
 @pytest.mark.slow
-def test_a_task_that_was_killed_while_it_waited_finds_its_own_run(run_dag, dagbag):
+def test_a_task_that_was_killed_while_it_waited_finds_its_own_run(run_dag):
     from tests.dags import apart
 
     when = datetime(2026, 8, 2, tzinfo=UTC)

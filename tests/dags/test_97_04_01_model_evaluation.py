@@ -194,6 +194,6 @@ def test_a_customer_without_a_region_stops_the_run_and_is_named(run_dag, warehou
 
 
 @pytest.mark.parametrize("costs", [0, -1, "dear", None])
-def test_what_is_no_cost_is_refused_before_anything_starts(dagbag, costs):
+def test_what_is_no_cost_is_refused_before_anything_starts(dags, costs):
     with pytest.raises(ParamValidationError):
-        dagbag.dags[DAG].params.get_param("miss_costs").resolve(costs)
+        dags[DAG].params.get_param("miss_costs").resolve(costs)

@@ -203,8 +203,8 @@ def test_a_tracking_server_shows_the_person_a_picture(run_dag, answer, mlflow_se
         assert page.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
-def test_who_does_not_answer_has_said_no(dagbag):
-    ask = dagbag.dags[DAG].get_task("release.ask")
+def test_who_does_not_answer_has_said_no(dags):
+    ask = dags[DAG].get_task("release.ask")
     assert ask.defaults == ["Reject"]
     assert ask.response_timeout.days == 1
 

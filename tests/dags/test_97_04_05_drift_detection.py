@@ -197,6 +197,6 @@ def test_a_customer_without_hours_stops_the_run_and_is_named(run, run_dag, monke
 @pytest.mark.parametrize(
     ("name", "value"), [("planted", "everything"), ("false_alarms", 0), ("least_psi", -0.1)]
 )
-def test_what_is_no_setting_is_refused_before_anything_starts(dagbag, name, value):
+def test_what_is_no_setting_is_refused_before_anything_starts(dags, name, value):
     with pytest.raises(ParamValidationError):
-        dagbag.dags[DAG].params.get_param(name).resolve(value)
+        dags[DAG].params.get_param(name).resolve(value)

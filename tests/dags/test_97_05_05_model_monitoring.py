@@ -273,13 +273,13 @@ def test_the_picture_is_kept_with_the_run(run, registry):
 
 
 def test_a_broken_delivery_and_a_wrong_rule_are_named_and_not_tried_again(
-    cooled, run_dag, dagbag, logged, tmp_path, monkeypatch
+    cooled, run_dag, dags, logged, tmp_path, monkeypatch
 ):
     days = [*WEEK, *(TODAY.date() + timedelta(days=day) for day in range(1, 4))]
     before = logged(days)
     file = store() / "delivered" / "2026-02-04.broken.jsonl"
     file.write_text('{"role": "live"}\n')
-    of_dag = dagbag.dags[DAG].get_task("alerts.read_rules").python_callable.__globals__
+    of_dag = dags[DAG].get_task("alerts.read_rules").python_callable.__globals__
     monkeypatch.setitem(of_dag, "PROJECT", tmp_path)
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "alerts.yaml").write_text("slow: {metric: luck}")
