@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -223,38 +224,42 @@ def test_all_that_listened_did_so_on_loopback_and_is_gone(run, listeners):
     wait_for(lambda: not family("run"), 30)
 
 
-def kill_the_launcher(command, mark, job, trains):
+def kill_the_launcher(command, job, trains):
     """Kill who started a training as soon as it trains, and see that everybody goes."""
-    with subprocess.Popen(command, env=os.environ | {MARK: mark}) as launcher:
+    with subprocess.Popen(command, env=os.environ | {MARK: str(job)}) as launcher:
         wait_for(lambda: list(job.glob(trains)))
         launcher.kill()
-    wait_for(lambda: not family(mark), 30)
+    wait_for(lambda: not family(str(job)), 30)
 
 
-@pytest.fixture
-def launch_it(run, tmp_path):
+def launcher(run, job, way):
     """A command that trains in one of the ways, in a process that may be killed."""
     train = storage.local_path(run.reference("data.prepare", "train"))
-    return [sys.executable, "-c", LAUNCHER, str(train), str(tmp_path / "job")]
-
-
-def test_a_launcher_of_ranks_that_is_killed_leaves_none_and_its_next_try_comes_to_the_same(
-    run, tmp_path, launch_it
-):
-    command, job = [*launch_it, "all_reduce"], tmp_path / "job"
-    kill_the_launcher(command, str(tmp_path), job, "checkpoint-*.pt")
-    assert subprocess.run(command, check=False).returncode == 0
-    wanted = storage.read_bytes(run.reference("train.all_reduce", "weights"))
-    assert (job / "rank-1.npz").read_bytes() == wanted
-    assert json.loads((job / "rank-1.json").read_text())["resumed_at"] >= 1
+    return [sys.executable, "-c", LAUNCHER, str(train), str(job), way]
 
 
 @pytest.mark.slow
-def test_a_launcher_of_actors_that_is_killed_leaves_none(tmp_path, launch_it):
-    command = [*launch_it, "parameter_server"]
-    job = launch.Job(tmp_path / "train", tmp_path / "job", neural.Settings())
-    kill_the_launcher(command, str(tmp_path), job.to, "worker-1.json")
-    shutil.rmtree(launch.ray_folder(job))  # which a next try would do
+def test_launchers_that_are_killed_leave_nobody_and_a_next_try_of_ranks_comes_to_the_same(
+    run, tmp_path
+):
+    ranks, actors = tmp_path / "ranks", tmp_path / "actors"
+    with ThreadPoolExecutor() as at_once:
+        killed = [
+            at_once.submit(kill_the_launcher, launcher(run, job, way), job, trains)
+            for job, way, trains in (
+                (ranks, "all_reduce", "checkpoint-*.pt"),
+                (actors, "parameter_server", "worker-1.json"),
+            )
+        ]
+        for each in killed:
+            each.result()
+    place = launch.ray_folder(launch.Job(tmp_path / "train", actors, neural.Settings()))
+    shutil.rmtree(place)  # which a next try would do
+
+    assert subprocess.run(launcher(run, ranks, "all_reduce"), check=False).returncode == 0
+    wanted = storage.read_bytes(run.reference("train.all_reduce", "weights"))
+    assert (ranks / "rank-1.npz").read_bytes() == wanted
+    assert json.loads((ranks / "rank-1.json").read_text())["resumed_at"] >= 1
 
 
 @pytest.fixture

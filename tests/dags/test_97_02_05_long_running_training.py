@@ -26,14 +26,14 @@ DAG = "97_02_05_long_running_training"
 EPOCHS = 30
 SHORT = {"epochs": EPOCHS, "checkpoint_every": 3}
 SIXTY_PERCENT = 18
-# The same training, on a machine that takes a fifth of a second for an epoch.
+# The same training, on a machine that takes a tenth of a second for an epoch.
 SLOWLY = """
 import sys, time
 from pathlib import Path
 from include.training import checkpointed, neural
 
 epoch = neural.Training.epoch
-neural.Training.epoch = lambda self: (time.sleep(0.2), epoch(self))[1]
+neural.Training.epoch = lambda self: (time.sleep(0.1), epoch(self))[1]
 checkpointed.main(Path(sys.argv[1]))
 """
 
