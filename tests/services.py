@@ -77,6 +77,39 @@ def model_gateway() -> Iterator[Server]:
     assert not process.family()
 
 
+@dataclass(frozen=True)
+class NoGateway:
+    """A port where nobody answers, and what the runs that found nobody there have stopped."""
+
+    port: int
+    stopped: list[processes.Process]
+
+    def check_that_own_one_is_gone(self, run: Any) -> None:
+        """A run that found no gateway opened one of its own; of it nothing may be left."""
+        assert run.xcom("open_gateway") != f"http://{environment.HOST}:{self.port}"
+        assert run.xcom("close_gateway") is True
+        assert "gateway" in {process.name for process in self.stopped}
+        assert not any(process.family() for process in self.stopped)
+        assert not (HOME / "gateways" / run.dag_id / run.key).exists()
+
+
+@contextmanager
+def no_gateway() -> Iterator[NoGateway]:
+    """Lead pipelines to a gateway that does not answer."""
+    nobody = NoGateway(processes.free_port(), [])
+    stop = processes.stop
+
+    def noting(folder: Path, found: list[processes.Process]) -> None:
+        nobody.stopped.extend(found)
+        stop(folder, found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        connection = json.loads(http_connection(nobody.port)) | {"password": "none"}
+        patch.setenv("AIRFLOW_CONN_MODEL_GATEWAY", json.dumps(connection))
+        patch.setattr(processes, "stop", noting)
+        yield nobody
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[Server]:
     """Amazon's S3 protocol, as moto speaks it."""

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from include import processes
+from tests.services import http_connection
 
 DAG = "97_03_01_mlflow_integration"
 NAMES = ["careful", "usual", "eager"]
@@ -124,7 +125,7 @@ def test_the_same_date_again_adds_no_run_no_point_and_no_version(run, run_dag, c
 def test_a_server_that_is_away_loses_nothing(run_dag, client, mlflow_server, monkeypatch):
     from include import tracking
 
-    dead = json.dumps({"conn_type": "http", "host": "127.0.0.1", "port": processes.free_port()})
+    dead = http_connection(processes.free_port())
     part, failures = tracking.part, []
 
     def away_at_first(name):
@@ -203,7 +204,7 @@ def test_without_weights_and_biases_nothing_else_changes(run_dag, monkeypatch):
 
 def test_no_server_fails_with_its_address_and_the_way_out(run_dag, monkeypatch):
     port = processes.free_port()
-    dead = json.dumps({"conn_type": "http", "host": "127.0.0.1", "port": port})
+    dead = http_connection(port)
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", dead)
     failed = run_dag(DAG, expect="failed")
     message = failed.error("server.check")

@@ -5,16 +5,14 @@ move, is in tests/serving/test_routing.py; how often the rule errs, in
 tests/include/test_experiments.py.
 """
 
-import json
-
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
 from scipy.stats import chisquare, norm
 
-from include import processes, storage, tracking
+from include import storage, tracking
 from include.serving import client, load
 from include.serving.routing import Route
-from tests.conftest import HOME
+from tests.services import no_gateway
 
 DAG = "97_04_03_ab_test_config"
 
@@ -199,25 +197,15 @@ def test_the_same_date_again_ends_the_same_although_its_last_task_dies_halfway(
 
 
 def test_a_run_that_fails_in_the_middle_leaves_no_process_of_its_own(run, run_dag, monkeypatch):
-    closed = processes.free_port()
-    nobody = {"conn_type": "http", "host": "127.0.0.1", "port": closed, "password": "x"}
-    monkeypatch.setenv("AIRFLOW_CONN_MODEL_GATEWAY", json.dumps(nobody))
-    stopped, stop = [], processes.stop
-    monkeypatch.setattr(
-        processes, "stop", lambda folder, found: (stopped.extend(found), stop(folder, found))
-    )
-
     def broken(*given):
         raise ValueError("the callers are broken")
 
     monkeypatch.setattr(load, "drive", broken)
-    failed = run_dag(DAG, expect="failed")
+    with no_gateway() as nobody:
+        failed = run_dag(DAG, expect="failed")
+    assert failed.error("collect") == "the callers are broken"
     assert failed.tries("collect") == 1
-    assert failed.xcom("open_gateway") != f"http://127.0.0.1:{closed}"
-    assert failed.xcom("close_gateway") is True
-    (process,) = stopped
-    assert process.family() == []
-    assert not (HOME / "gateways" / DAG / failed.key).exists()
+    nobody.check_that_own_one_is_gone(failed)
 
 
 def test_a_lift_that_takes_more_customers_than_there_are_is_refused_before_anybody_is_asked(

@@ -1,6 +1,5 @@
 """97.4.4 Shadow Deployment: on a real gateway, with callers who must not notice anything."""
 
-import json
 import os
 import signal
 from threading import Timer
@@ -10,9 +9,9 @@ import pandas as pd
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
 
-from include import processes, tracking
+from include import tracking
 from include.serving import client, load
-from tests.conftest import HOME
+from tests.services import no_gateway
 
 DAG = "97_04_04_shadow_deployment"
 ASKED = 150
@@ -230,25 +229,15 @@ def test_the_same_date_again_ends_the_same_although_its_last_task_dies_halfway(
 
 
 def test_a_run_that_fails_in_the_middle_leaves_no_process_of_its_own(run, run_dag, monkeypatch):
-    closed = processes.free_port()
-    nobody = {"conn_type": "http", "host": "127.0.0.1", "port": closed, "password": "x"}
-    monkeypatch.setenv("AIRFLOW_CONN_MODEL_GATEWAY", json.dumps(nobody))
-    stopped, stop = [], processes.stop
-    monkeypatch.setattr(
-        processes, "stop", lambda folder, found: (stopped.extend(found), stop(folder, found))
-    )
-
     def broken(*given):
         raise ValueError("the callers are broken")
 
     monkeypatch.setattr(load, "drive", broken)
-    failed = run_dag(DAG, expect="failed")
+    with no_gateway() as nobody:
+        failed = run_dag(DAG, expect="failed")
+    assert failed.error("shadow.mirror") == "the callers are broken"
     assert failed.tries("shadow.mirror") == 1
-    assert failed.xcom("open_gateway") != f"http://127.0.0.1:{closed}"
-    assert failed.xcom("close_gateway") is True
-    (process,) = stopped
-    assert process.family() == []
-    assert not (HOME / "gateways" / DAG / failed.key).exists()
+    nobody.check_that_own_one_is_gone(failed)
 
 
 def test_a_customer_without_a_label_stops_the_run_before_anything_is_served(

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import tarfile
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import onnxruntime
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
 
-from include import processes, storage, tracking
+from include import storage, tracking
 from include.serving import client, image, release
 from tests.conftest import HOME
+from tests.services import no_gateway
 from tests.serving.test_image import FAKE_ENGINE
 
 DAG = "97_05_01_model_deployment"
@@ -165,14 +165,7 @@ def wrong_model(right, other):
 @pytest.fixture(scope="module")
 def alone(failed, run, run_dag):
     """The first date again, where no gateway answers; its worker dies when it has deployed."""
-    port = processes.free_port()
-    nobody = {"conn_type": "http", "host": "127.0.0.1", "port": port, "password": "none"}
-    stop, stopped = processes.stop, []
     set_route, died = client.Gateway.set_route, []
-
-    def noting(folder, found):
-        stopped.extend(found)
-        stop(folder, found)
 
     def dies(self, name, model, weights):
         set_route(self, name, model, weights)
@@ -181,12 +174,10 @@ def alone(failed, run, run_dag):
             raise ConnectionError("the worker is gone")
 
     versions = tracking.versions(DAG)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_MODEL_GATEWAY", json.dumps(nobody))
-        patch.setattr(processes, "stop", noting)
+    with pytest.MonkeyPatch.context() as patch, no_gateway() as nobody:
         patch.setattr(client.Gateway, "set_route", dies)
         again = run_dag(DAG, conf=NO_ENGINE, logical_date=run.logical_date)
-    return again, stopped, versions
+    return again, nobody, versions
 
 
 def test_the_same_date_again_gives_the_same_image_and_no_second_version(alone, run):
@@ -204,11 +195,9 @@ def test_a_worker_that_dies_after_deploying_is_followed_by_one_that_finds_it_don
 
 
 def test_a_gateway_of_its_own_comes_and_goes_with_the_run(alone):
-    again, stopped, _ = alone
-    assert again.xcom("close_gateway") is True
-    assert {process.name for process in stopped} == {"gateway", "image"}
-    assert not any(process.family() for process in stopped)
-    assert not (HOME / "gateways" / DAG / again.key).exists()
+    again, nobody, _ = alone
+    nobody.check_that_own_one_is_gone(again)
+    assert {process.name for process in nobody.stopped} == {"gateway", "image"}
 
 
 def test_where_an_engine_answers_it_builds_and_the_same_files_are_served(

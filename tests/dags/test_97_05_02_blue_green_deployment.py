@@ -1,15 +1,14 @@
 """97.5.2 Blue-Green Model Deployment: on a real gateway, with callers asking all the time."""
 
-import json
 from collections import Counter
 
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
 
-from include import processes, tracking
+from include import tracking
 from include.serving import client, load, release
 from include.tools import environment, needs
-from tests.conftest import HOME
+from tests.services import no_gateway
 
 DAG = "97_05_02_blue_green_deployment"
 PREVIEW = f"{DAG}-preview"
@@ -190,31 +189,18 @@ def test_a_worker_that_dies_right_after_the_switch_is_followed_by_one_that_sees_
 
 @pytest.fixture(scope="module")
 def alone(after_a_crash, run_dag):
-    """The same date again, where no gateway answers, and what was stopped at its end."""
-    port = processes.free_port()
-    nobody = {"conn_type": "http", "host": "127.0.0.1", "port": port, "password": "none"}
-    stop, stopped = processes.stop, []
-
-    def noting(folder, found):
-        stopped.extend(found)
-        stop(folder, found)
-
+    """The same date again, where no gateway answers."""
     before = tracking.versions(DAG)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_MODEL_GATEWAY", json.dumps(nobody))
-        patch.setattr(processes, "stop", noting)
+    with no_gateway() as nobody:
         again = run_dag(DAG, logical_date=after_a_crash.logical_date)
-    return again, stopped, before
+    return again, nobody, before
 
 
 def test_a_gateway_of_its_own_comes_and_goes_with_the_run(alone, model_gateway):
-    again, stopped, _ = alone
+    again, nobody, _ = alone
     assert again.xcom("open_gateway") != model_gateway.address
     assert again.xcom("switch.switch")["misrouted"] == 0
-    assert again.xcom("close_gateway") is True
-    (process,) = stopped
-    assert process.family() == []
-    assert not (HOME / "gateways" / DAG / again.key).exists()
+    nobody.check_that_own_one_is_gone(again)
 
 
 def test_the_same_date_again_gives_the_same_versions_and_no_third(alone, after_a_crash):

@@ -7,7 +7,7 @@ from airflow.sdk.exceptions import ParamValidationError
 
 from include import processes, tracking
 from include.serving import client, load
-from tests.conftest import HOME
+from tests.services import no_gateway
 
 DAG = "97_05_03_canary_rollout"
 CHECK = 300
@@ -179,14 +179,10 @@ def test_a_gateway_of_its_own_is_gone_also_when_the_rollout_fails(
     again, run_dag, gateway, monkeypatch
 ):
     live = gateway.route(DAG)
-    closed = processes.free_port()
-    nobody = {"conn_type": "http", "host": "127.0.0.1", "port": closed, "password": "x"}
-    monkeypatch.setenv("AIRFLOW_CONN_MODEL_GATEWAY", json.dumps(nobody))
-    stopped, left, stop = [], [], processes.stop
+    left, stop = [], processes.stop
 
     def stopping(folder, found):
         left.append(client.gateway().route(DAG)["weights"])
-        stopped.extend(found)
         stop(folder, found)
 
     def broken(*given):
@@ -194,14 +190,12 @@ def test_a_gateway_of_its_own_is_gone_also_when_the_rollout_fails(
 
     monkeypatch.setattr(processes, "stop", stopping)
     monkeypatch.setattr(load, "drive", broken)
-    failed = run_dag(DAG, conf={"steps": [20, 100]}, expect="failed")
+    with no_gateway() as nobody:
+        failed = run_dag(DAG, conf={"steps": [20, 100]}, expect="failed")
     assert failed.error("steps.first.monitor") == "nobody can ask"
     assert failed.tries("steps.first.monitor") == 1
     assert left == [{failed.xcom("versions.stable"): 100}]  # nobody stays with an unwatched canary
-    assert failed.xcom("close_gateway") is True
-    (process,) = stopped
-    assert process.family() == []
-    assert not (HOME / "gateways" / DAG / failed.key).exists()
+    nobody.check_that_own_one_is_gone(failed)
     assert gateway.route(DAG) == live
 
 

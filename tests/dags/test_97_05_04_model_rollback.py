@@ -10,9 +10,10 @@ from airflow.models.asset import AssetEvent, AssetModel
 from airflow.sdk.exceptions import ParamValidationError
 from sqlalchemy import select
 
-from include import processes, runs, storage, tracking
+from include import runs, storage, tracking
 from include.serving import client, live
 from tests.conftest import HOME
+from tests.services import no_gateway
 
 DAG = "97_05_04_model_rollback"
 EARNEST = {"practise": "nothing"}
@@ -214,17 +215,10 @@ def test_the_model_alone_taken_back_is_found_to_answer_wrongly(again, run_dag, l
 
 
 def test_a_version_that_can_not_be_gone_back_to_is_refused_and_no_process_is_left(
-    again, run_dag, look, gateway, monkeypatch
+    again, run_dag, look, gateway
 ):
     before = look(live.state)
-    closed = processes.free_port()
-    nobody = {"conn_type": "http", "host": "127.0.0.1", "port": closed, "password": "x"}
-    stopped, stop = [], processes.stop
-    with monkeypatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_MODEL_GATEWAY", json.dumps(nobody))
-        patch.setattr(
-            processes, "stop", lambda folder, found: (stopped.extend(found), stop(folder, found))
-        )
+    with no_gateway() as nobody:
         failed = run_dag(DAG, conf=EARNEST | {"to_version": "77"}, expect="failed")
     assert "can't go back to 77: released before it, and not taken back, are " in failed.error(
         "trigger.choose"
@@ -232,10 +226,7 @@ def test_a_version_that_can_not_be_gone_back_to_is_refused_and_no_process_is_lef
     assert failed.tries("trigger.choose") == 1
     assert "nothing was begun" in failed.error("restore.conclude")
     assert failed.states["practice.release_bad"] == "skipped"
-    assert failed.xcom("close_gateway") is True
-    (process,) = stopped
-    assert process.family() == []
-    assert not (HOME / "gateways" / DAG / failed.key).exists()
+    nobody.check_that_own_one_is_gone(failed)
     assert look(live.state) == before
 
 

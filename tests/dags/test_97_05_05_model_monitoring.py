@@ -9,10 +9,11 @@ from airflow.sdk.exceptions import ParamValidationError
 from prometheus_client.parser import text_string_to_metric_families
 from sklearn.metrics import roc_auc_score
 
-from include import notices, processes, runs, storage, tracking
+from include import notices, runs, storage, tracking
 from include.data import live
 from include.serving import client, practice, prediction_log
 from tests.conftest import HOME
+from tests.services import no_gateway
 
 DAG = "97_05_05_model_monitoring"
 TODAY = datetime(2026, 2, 1, tzinfo=UTC)
@@ -72,18 +73,11 @@ def cooled(next_day, run_dag):
 @pytest.fixture(scope="module")
 def quiet(cooled, run_dag):
     """An earlier week without any trouble, with a gateway of its own."""
-    closed = processes.free_port()
-    nobody = {"conn_type": "http", "host": "127.0.0.1", "port": closed, "password": "x"}
-    stopped, stop = [], processes.stop
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_MODEL_GATEWAY", json.dumps(nobody))
-        patch.setattr(
-            processes, "stop", lambda folder, found: (stopped.extend(found), stop(folder, found))
-        )
+    with no_gateway() as nobody:
         finished = run_dag(
             DAG, logical_date=datetime(2026, 1, 17, tzinfo=UTC), conf={"planted": "nothing"}
         )
-    return finished, stopped
+    return finished, nobody
 
 
 def refuse(*_):
@@ -260,11 +254,8 @@ def test_without_trouble_nobody_is_asked_for_a_new_model(quiet):
 
 
 def test_a_gateway_of_the_runs_own_is_gone_afterwards(quiet):
-    finished, stopped = quiet
-    assert finished.xcom("close_gateway") is True
-    (process,) = stopped
-    assert process.family() == []
-    assert not (HOME / "gateways" / DAG / finished.key).exists()
+    finished, nobody = quiet
+    nobody.check_that_own_one_is_gone(finished)
 
 
 def test_the_picture_is_kept_with_the_run(run, registry):
