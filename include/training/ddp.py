@@ -5,6 +5,7 @@ all ranks, so each makes the same step and holds the same weights, bit for bit. 
 rank 0 writes a checkpoint, from which ranks that are started again go on.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -113,6 +114,7 @@ def train(job: launch.Job, device: torch.device) -> tuple[dict[str, Any], int, P
         network.load_state_dict(kept["network"])
         optimiser.load_state_dict(kept["optimiser"])
         resumed_at = kept["epochs"]
+    gc.freeze()  # else the collector walks through all of torch, now and then and in the end
     for epoch in range(settings.epochs):
         order = torch.randperm(len(inputs), generator=generator)
         if epoch < resumed_at:
