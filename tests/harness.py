@@ -266,6 +266,10 @@ class Dags(dict[str, Any]):
         gc.freeze()
         return bag.dags[dag_id]
 
+    def all(self) -> list[Any]:
+        """Every DAG of the catalogue."""
+        return [self[path.stem] for path in sorted(environment.DAGS.glob("97_*.py"))]
+
 
 @pytest.fixture(scope="session")
 def dags(airflow_database: None) -> Dags:
@@ -273,7 +277,6 @@ def dags(airflow_database: None) -> Dags:
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
     DagBundlesManager().sync_bundles_to_db()
-    gc.collect()
     return Dags()
 
 
@@ -314,7 +317,7 @@ def run_dag(
 
 @contextmanager
 def hastened() -> Iterator[None]:
-    """Without the second that dag.test() lets pass when no task is ready: no other worker is."""
+    """Without the second that dag.test() waits when no task is ready: nobody else works on it."""
     sleep = time.sleep
 
     def nap(seconds: float) -> None:

@@ -78,7 +78,8 @@ def airflow(airflow_home: Path, store: Path, database: Path | None = None) -> di
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         # A busy scheduler may wait for its turn to write; SQLite's own 5 seconds would end it.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}?timeout=60",
-        # A changed file is read at once; to read the others twice a minute costs a fifth of a core.
+        # A changed DAG file is read at once, and every task reads all code anew; to read what did
+        # not change twice a minute costs a fifth of a core.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         # A task's first call may meet a server that is still starting; the default is 5 seconds.

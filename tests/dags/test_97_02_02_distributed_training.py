@@ -226,9 +226,9 @@ def test_all_that_listened_did_so_on_loopback_and_is_gone(run, listeners):
 
 def kill_the_launcher(command, job, trains):
     """Kill who started a training as soon as it trains, and see that everybody goes."""
-    with subprocess.Popen(command, env=os.environ | {MARK: str(job)}) as launcher:
+    with subprocess.Popen(command, env=os.environ | {MARK: str(job)}) as started:
         wait_for(lambda: list(job.glob(trains)))
-        launcher.kill()
+        started.kill()
     wait_for(lambda: not family(str(job)), 30)
 
 

@@ -105,7 +105,7 @@ def pid(job):
 
 @pytest.fixture
 def time_is_over(monkeypatch):
-    """Let the time of each try be over once its job has trained so many epochs of many."""
+    """Let the time of each try be over once its job, a slow one, has trained so many epochs."""
 
     def after(job, *epochs):
         began = {}

@@ -1,7 +1,6 @@
 """97.3.2 SageMaker: jobs that are found again, callers moved step by step, nothing left behind."""
 
 import json
-import signal
 import tarfile
 from datetime import UTC, datetime
 from functools import cache
@@ -19,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from include import storage
 from include.clouds.sagemaker import account
 from include.training.sagemaker import process
-from tests.dags import apart
+from tests.dags import killed
 
 DAG = "97_03_02_sagemaker_pipelines"
 SHORT = {"trials": 2}
@@ -65,9 +64,7 @@ def seen(led):
 @pytest.fixture(scope="module")
 def first_job(run_dag, led):
     """The training job of a worker that was killed right after it had submitted it."""
-    doomed = apart.begin(DAG, SHORT, WHEN, killed_after="training.train")
-    doomed.join()
-    assert doomed.exitcode == -signal.SIGKILL
+    killed.run(DAG, SHORT, WHEN, after="training.train")
     api = AwsBaseHook(aws_conn_id="aws_default", client_type="sagemaker").conn
     (job,) = api.list_training_jobs(NameContains="-train")["TrainingJobSummaries"]
     return job

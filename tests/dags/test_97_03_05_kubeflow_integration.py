@@ -2,7 +2,6 @@
 
 import gc
 import json
-import signal
 from datetime import UTC, datetime
 
 import pytest
@@ -195,12 +194,10 @@ def test_a_wrong_param_is_refused_before_any_task_starts(run_dag, name, value):
 
 @pytest.mark.slow
 def test_a_task_that_was_killed_while_it_waited_finds_its_own_run(run_dag):
-    from tests.dags import apart
+    from tests.dags import killed
 
     when = datetime(2026, 8, 2, tzinfo=UTC)
-    doomed = apart.begin(DAG, SHORT, when, killed_after="kubeflow.pipeline")
-    doomed.join()
-    assert doomed.exitcode == -signal.SIGKILL
+    killed.run(DAG, SHORT, when, after="kubeflow.pipeline")
     server = Pipelines.at()
     (begun,) = server.runs(server.experiment(DAG), when.strftime("%Y%m%dT%H%M%S"))
     again = run_dag(DAG, conf=SHORT, logical_date=when)

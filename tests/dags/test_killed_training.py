@@ -1,7 +1,6 @@
 """Whoever kills a training, and however rudely: tried again, it ends where it would have ended."""
 
 import re
-import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -47,15 +46,13 @@ def versions(registry, dag_id, key):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", DAGS)
 def test_a_killed_training_that_is_tried_again_ends_in_the_same_state(number, run_dag, registry):
-    from tests.dags import apart
+    from tests.dags import killed
 
     dag_id, task_id = DAGS[number], TRAINING[number]
     conf = SETTINGS.get(dag_id, {})
     calm, rough = next(DAYS), next(DAYS)
     whole = run_dag(dag_id, conf=conf, logical_date=calm, may_fail=MAY_FAIL)
-    doomed = apart.begin(dag_id, conf, rough, killed_after=task_id)
-    doomed.join()
-    assert doomed.exitcode == -signal.SIGKILL
+    killed.run(dag_id, conf, rough, after=task_id)
     again = run_dag(dag_id, conf=conf, logical_date=rough, may_fail=MAY_FAIL)
     assert again.states == whole.states
     assert artifacts(again) == artifacts(whole)

@@ -139,8 +139,10 @@ def _fault(answer: httpx.Response) -> Exception:
     match answer.status_code:
         case HTTPStatus.TOO_MANY_REQUESTS:
             return ConnectionError(told)
+        case HTTPStatus.NOT_IMPLEMENTED:
+            return NotImplementedError(told)
         case code if code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return NotImplementedError(told) if code == 501 else ConnectionError(told)
+            return ConnectionError(told)
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             return PermissionError(f"{told}. The password of {CONNECTION} is the token.")
         case HTTPStatus.CONFLICT:

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: beside others, or to an end as by `kill -9`.
+"""Runs whose process ends as by `kill -9`.
 
 The libraries are loaded once, by a process from which the others are forked.
 """
@@ -7,7 +7,6 @@ import os
 import signal
 from datetime import datetime
 from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from typing import Any
 from unittest.mock import patch
 
@@ -20,25 +19,20 @@ FORKED = get_context("forkserver")
 FORKED.set_forkserver_preload([__name__, "tests.dags.preloaded"])
 
 
-def begin(
-    dag_id: str, conf: dict[str, Any], when: datetime, killed_after: str | None = None
-) -> BaseProcess:
-    """Start a run; `killed_after` names a task at whose end its process is killed.
+def run(dag_id: str, conf: dict[str, Any], when: datetime, after: str) -> None:
+    """Run a pipeline in a process that is killed at the end of the task `after`.
 
     That moment is the worst there is: everything that the task wrote is there, and nobody knows.
     """
-    arguments = (dag_id, conf, when, killed_after, dict(os.environ))
+    arguments = (dag_id, conf, when, after, dict(os.environ))
     process = FORKED.Process(target=_run, args=arguments)
     process.start()
-    return process
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def _run(
-    dag_id: str,
-    conf: dict[str, Any],
-    when: datetime,
-    killed_after: str | None,
-    env: dict[str, str],
+    dag_id: str, conf: dict[str, Any], when: datetime, after: str, env: dict[str, str]
 ) -> None:
     os.environ.clear()  # the process that this one is forked from has an older one
     os.environ.update(env)
@@ -54,9 +48,8 @@ def _run(
         try:
             return execute(context=context, ti=ti, log=log)
         finally:
-            if ti.task_id == killed_after:
+            if ti.task_id == after:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     with patch.object(task_runner, "_execute_task", executed):
-        ended = bag.dags[dag_id].test(logical_date=when, run_after=when, run_conf=conf)
-    raise SystemExit(0 if ended.state == "success" else 1)
+        bag.dags[dag_id].test(logical_date=when, run_after=when, run_conf=conf)
