@@ -27,10 +27,10 @@ env: install ## Print the environment for calling `airflow` yourself: eval "$$(m
 	@$(PY) -m include.tools.environment
 
 test: install ## Prove every promise
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) -m pytest -n auto
 
 test-fast: install ## The contract of all pipelines, their helpers, and one run: two minutes
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" tests/contract tests/include tests/plugins \
+	@$(PY) -m pytest -n auto -m "not slow" tests/contract tests/include tests/plugins \
 		tests/serving tests/dags/test_97_01_01_ml_pipeline_structure.py
 
 lint: install ## Check style and types

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from include.tools import environment
@@ -44,6 +45,24 @@ LONGEST = (
     "tests/dags/test_97_03",
 )
 pytest_plugins = ["tests.harness", "tests.proofs", "tests.services"]
+GIB = 2**30
+
+
+def workers(cores: int, memory: int) -> int:
+    """How many processes `-n auto` starts: one for each core and each 4 GiB of memory.
+
+    Two cores get two workers, however small the memory is.
+    """
+    return max(min(cores, memory // (4 * GIB)), min(cores, 2))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Look at this machine. Linux says how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return workers(cores, psutil.virtual_memory().total)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

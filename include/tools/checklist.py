@@ -98,17 +98,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "proofs.json"
         status = subprocess.call(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-n",
-                "2",
-                "--dist",
-                "loadfile",
-                "--proofs",
-                str(file),
-            ],
+            [sys.executable, "-m", "pytest", "-n", "auto", "--proofs", str(file)],
             cwd=environment.PROJECT,
         )
         FILE.write_text(text(Proofs.from_json(file.read_text())), encoding="utf-8")
