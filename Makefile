@@ -26,8 +26,8 @@ run: install ## Run one pipeline: DAG=… [CONF='{"name": value}'] [DATE=2026-01
 env: install ## Print the environment for calling `airflow` yourself: eval "$$(make -s env)"
 	@$(PY) -m include.tools.environment
 
-test: install ## Prove every promise
-	@$(PY) -m pytest -n auto
+test: install ## Prove every promise, or those of one section: SECTION=97.4 (or "ground": the rest)
+	@$(PY) -m pytest -n auto $(if $(SECTION),--section "$(SECTION)")
 
 test-fast: install ## The contract of all pipelines, their helpers, and one run: two minutes
 	@$(PY) -m pytest -n auto -m "not slow" tests/contract tests/include tests/plugins \

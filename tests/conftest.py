@@ -44,7 +44,13 @@ LONGEST = (
     "tests/dags/test_97_02_03",
     "tests/dags/test_97_03",
 )
-pytest_plugins = ["tests.harness", "tests.proofs", "tests.services"]
+pytest_plugins = [
+    "pytester",
+    "tests.harness",
+    "tests.sections",  # before those that import it, or pytest warns
+    "tests.proofs",
+    "tests.services",
+]
 GIB = 2**30
 
 

@@ -1,8 +1,8 @@
 """Collect what the tests prove, box by box, and hold CHECKLIST.md against it.
 
 A test that proves a box of the specification says so:
-`@pytest.mark.shows("97.1.1", "Model training")`. `--proofs FILE` writes the outcomes down; after a
-run of the whole suite CHECKLIST.md must match them.
+`@pytest.mark.shows("97.1.1", "Model training")`. `--proofs FILE` writes the outcomes down. After a
+run of the whole suite CHECKLIST.md must match them; after a run of one section, its part must.
 """
 
 import json
@@ -14,6 +14,7 @@ import pytest
 
 from include import spec
 from include.tools import checklist
+from tests import sections
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,13 +42,16 @@ class Proofs:
     """Collects what was proved, for all workers."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """Look at how pytest was called: only a run of everything can judge CHECKLIST.md."""
+        """Look at how pytest was called: a few selected tests can't judge CHECKLIST.md."""
         selected = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-        narrowed = config.option.keyword or config.option.markexpr or config.option.collectonly
-        self.whole = not (selected or narrowed)
+        option = config.option
+        narrowed = option.keyword or option.markexpr or option.collectonly or option.maxfail
+        self.judges = not (selected or narrowed)
+        self.section = config.option.section
+        self.tests = config.rootpath / "tests"
         self.file = config.option.proofs
         self.outcomes: dict[str, str] = {}
-        self.mismatch = False
+        self.differences: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Remember each claim's outcome; what fails in setup or teardown is not proved."""
@@ -58,22 +62,26 @@ class Proofs:
                     self.outcomes[key] = report.outcome
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
-        """Write the proofs down; after a whole run compare them with CHECKLIST.md."""
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Iterator[None]:
+        """Write the proofs down, or compare them with CHECKLIST.md."""
         proofs = checklist.Proofs.from_outcomes([
             (*json.loads(key), outcome) for key, outcome in self.outcomes.items()
         ])
         if self.file:
             Path(self.file).write_text(proofs.as_json())
-        elif self.whole and not checklist.matches(proofs):
-            self.mismatch = True
+        elif self.judges and exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+            left_out = sections.left_out(self.tests, self.section) if self.section else set()
+            self.differences = checklist.differences(proofs, left_out)
+        if self.differences:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         yield
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Say what to do about a difference."""
-        if self.mismatch:
+        """Say where CHECKLIST.md is wrong, and what to do about it."""
+        if self.differences:
             terminalreporter.section("CHECKLIST.md")
+            for line in self.differences:
+                terminalreporter.line(line)
             terminalreporter.line(
                 "It does not say what this run has proved. Write it anew: make checklist"
             )

@@ -4,9 +4,11 @@ A box is ticked only where a test that claims it ran and passed, and none that c
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,9 +86,35 @@ def text(proofs: Proofs) -> str:
     return "\n".join(lines) + "\n"
 
 
-def matches(proofs: Proofs) -> bool:
-    """Whether CHECKLIST.md says what was proved."""
-    return FILE.is_file() and FILE.read_text(encoding="utf-8") == text(proofs)
+def named() -> dict[tuple[str, str], set[str]]:
+    """The tests that CHECKLIST.md names, by task number and box."""
+    found: dict[tuple[str, str], set[str]] = {}
+    number = ""
+    for line in FILE.read_text(encoding="utf-8").splitlines():
+        if task := re.match(r"### \[.\] (\S+)", line):
+            number = task[1]
+        elif box := re.match(r"- \[x\] (.+?): (`.+`)$", line):
+            found[number, box[1]] = set(re.findall(r"`([^`]+)`", box[2]))
+    return found
+
+
+def differences(proofs: Proofs, left_out: Collection[str] = ()) -> list[str]:
+    """Where CHECKLIST.md says something else than a run has proved.
+
+    `left_out` has the test functions of the files that did not run. Of these it says nothing.
+    """
+    said, lines = named(), []
+    for box in sorted(said.keys() | proofs.tests.keys()):
+        outcomes = proofs.tests.get(box, {}).items()
+        passed = {test.split("::")[-1] for test, outcome in outcomes if outcome == "passed"}
+        for test in sorted(passed ^ said.get(box, set())):
+            if test in passed:
+                lines.append(f"{' '.join(box)}: {test} passed and is not named.")
+            elif test.partition("[")[0] not in left_out:
+                lines.append(f"{' '.join(box)}: {test} is named and did not pass.")
+    if not lines and not left_out and FILE.read_text(encoding="utf-8") != text(proofs):
+        lines.append("Its titles or its sums are not those of the specification.")
+    return lines
 
 
 def _mark(done: bool) -> str:
