@@ -48,6 +48,7 @@ pytest_plugins = [
     "pytester",
     "tests.harness",
     "tests.sections",  # before those that import it, or pytest warns
+    "tests.progress",
     "tests.proofs",
     "tests.services",
 ]

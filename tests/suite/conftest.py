@@ -4,7 +4,7 @@ import pytest
 
 from include.tools import environment
 
-PLUGINS = ("-p", "tests.sections", "-p", "tests.proofs")
+PLUGINS = ("-p", "tests.sections", "-p", "tests.progress", "-p", "tests.proofs")
 
 
 @pytest.fixture
