@@ -33,8 +33,9 @@ test-fast: install ## The contract of all pipelines, their helpers, and one run:
 	@$(PY) -m pytest -n auto -m "not slow" tests/contract tests/include tests/plugins \
 		tests/serving tests/dags/test_97_01_01_ml_pipeline_structure.py
 
-lint: install ## Check style and types
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+lint: install ## Check style, types, and the workflows of GitHub Actions
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy \
+		&& .venv/bin/zizmor --quiet --offline .github/workflows
 
 bench: install ## Measure: parse times beside bare DAGs, serving beside MLflow's own, four searches (SOAK=300)
 	@$(PY) -m benchmarks.parse_time && $(PY) -m benchmarks.serving --soak "$(or $(SOAK),0)" \
