@@ -92,7 +92,9 @@ class TrainingJob(BaseOperator):
         began = context["task_state_store"].get("began", default={})
         began[str(context["ti"].try_number)] = job.reached()
         context["task_state_store"].set("began", began)
-        if job.state() != "finished" and not job.alive():
+        if job.state() == "finished":
+            return self.resume(context, {"why": "finished"})
+        if not job.alive():
             job.start(checkpointed.command(job))
             self.log.info("The job goes on from epoch %d, in %s", job.reached(), job.folder)
         limit = timedelta(seconds=params["seconds_per_try"])

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 from airflow.providers.standard.operators.python import ExternalPythonOperator
 from airflow.sdk import Connection, ExceptionRetryPolicy, RetryAction, RetryRule
@@ -113,9 +113,12 @@ class AzureMLJob(ExternalPythonOperator):
         self.azure_conn_id = azure_conn_id
         self.poll_seconds = poll_seconds
 
-    def execute(self, context: Any) -> NoReturn:
-        """Submit it, or find it, and leave the worker."""
+    def execute(self, context: Any) -> str:
+        """Submit it, or find it, and leave the worker unless it has ended."""
         job = super().execute(context)
+        seen = azure_ml.Jobs(azure_ml.Account.of(Connection.get(self.azure_conn_id))).look(job)
+        if seen.status in azure_ml.ENDED:
+            return self.resume(context, {"job": job, **asdict(seen)})
         self.defer(
             trigger=AzureMLJobTrigger(self.azure_conn_id, job, self.poll_seconds),
             method_name="resume",

@@ -47,8 +47,8 @@ class PipelineRun(BaseOperator):
         self.description = description
         self.conn_id = conn_id
 
-    def execute(self, context: Any) -> None:
-        """Have the run executed, and wait for it in the triggerer."""
+    def execute(self, context: Any) -> dict[str, str]:
+        """Have the run executed, and wait in the triggerer unless it has ended."""
         server = Pipelines.at(self.conn_id)
         experiment = server.experiment(runs.here().dag_id)
         work = runs.digest(f"{self.specification} {sorted(self.arguments.items())}".encode())
@@ -66,6 +66,8 @@ class PipelineRun(BaseOperator):
                 },
             })
         context["ti"].xcom_push("kubeflow_run", server.page(run["run_id"]))
+        if run["state"] not in ACTIVE:
+            return self.resume(context, {"run_id": run["run_id"]})
         trigger = RunTrigger(run["run_id"], self.conn_id, POLL_SECONDS)
         self.defer(trigger=trigger, method_name="resume", timeout=LONGEST)
 
