@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help install up down status run env test test-fast lint bench checklist copy lock clean
+.PHONY: help install up down status run env test prove test-fast lint bench checklist copy lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {gsub(/\$$\$$/, "$$", $$2); printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,10 +27,14 @@ env: install ## Print the environment for calling `airflow` yourself: eval "$$(m
 	@$(PY) -m include.tools.environment
 
 test: install ## Prove every promise, or those of one section: SECTION=97.4 (or "ground": the rest)
-	@$(PY) -m pytest -n auto $(if $(SECTION),--section "$(SECTION)")
+	@$(PY) -m tests.alone -m pytest -n auto $(if $(SECTION),--section "$(SECTION)")
+
+prove: install ## Run the long proofs of what changed, or of DAG=97_04_02, SECTION=97.4, SAMPLE=3, ALL=1
+	@$(PY) -m tests.prove $(if $(DAG),--dag "$(DAG)") $(if $(SECTION),--section "$(SECTION)") \
+		$(if $(SAMPLE),--sample "$(SAMPLE)") $(if $(ALL),--all)
 
 test-fast: install ## The contract of all pipelines, their helpers, and one run: two minutes
-	@$(PY) -m pytest -n auto -m "not slow" tests/contract tests/include tests/plugins \
+	@$(PY) -m tests.alone -m pytest -n auto -m "not slow" tests/contract tests/include tests/plugins \
 		tests/serving tests/dags/test_97_01_01_ml_pipeline_structure.py
 
 lint: install ## Check style, types, and the workflows of GitHub Actions

@@ -1,6 +1,6 @@
 """
-> **A training may take days; the task that waits for it takes no worker, and what dies goes on from
-> its last checkpoint.**
+> **A long-running training: the task that waits for it is deferred and takes no worker.** A
+> training that is killed goes on from its last checkpoint.
 
 | | |
 |---|---|
@@ -23,8 +23,8 @@ prepare ─→ train ───────────────┬→ progres
 | Progress tracking | `review.progress` |
 | Timeout handling | `training.train`, `outcome.keep_checkpoint` |
 
-**Run it**: `make run DAG=97_02_05_long_running_training`. Then with
-`DATE=2026-02-01 CONF='{"seconds_per_try": 15}'`: a try that runs out of time stops its job, and the
+**Run it**: `make run DAG=97_02_05_long_running_training`. Then add
+`DATE=2026-02-01 CONF='{"seconds_per_try": 15}'`. A try that runs out of time stops its job, and the
 next one trains the rest. Where three tries are too few the run is red, and the same command goes
 on. Or kill the job's process halfway: its number is in `process.json`, in the folder that *Train*
 names (XCom `job`).
@@ -33,12 +33,12 @@ names (XCom `job`).
 go; an AUC of about 0.75. However often the job was stopped or killed, the digest of the weights is
 the same: a checkpoint holds the weights, the optimiser's memory and the state of the shuffle.
 
-**Copy it when** a training outlasts what you would let a worker be held for, or the life of a
-machine. For minutes, a plain task with a checkpoint is enough.
+**Copy it when** a training takes hours, or may outlive its machine. For minutes, a plain task with
+a checkpoint is enough.
 
 **For production**: the job is a process on the worker's machine, so it suits Celery and
-LocalExecutor; where each task has a pod of its own, give `include/training/job.py` a cloud job to
-start and to ask after instead. Set *Longest try* to what a lost try may cost.
+LocalExecutor. Where each task runs in its own pod, have `include/training/job.py` start a cloud job
+instead. Set *Longest try* to what a lost try may cost.
 """
 
 import time

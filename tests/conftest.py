@@ -38,12 +38,11 @@ os.environ.update({
 })
 LONGEST = (
     "tests/scheduler",
-    "tests/examples",
-    "tests/dags/test_killed",
     "tests/dags/test_97_02_02",
     "tests/dags/test_97_02_03",
     "tests/dags/test_97_03",
 )
+collect_ignore = ["prove"]  # `make prove` runs them
 pytest_plugins = [
     "pytester",
     "tests.harness",

@@ -24,13 +24,6 @@ from include.tools import environment
 from tests.conftest import HOME, SHARED
 
 SUCCESS = {"success", "skipped"}
-# With these a run does all that it does, in less time: for tests that ask how it ends, not what at.
-BRIEFLY: dict[str, dict[str, Any]] = {
-    "97_01_04_hyperparameter_config": {"draws": 1},
-    "97_02_02_distributed_training": {"epochs": 1},
-    "97_02_03_hyperparameter_tuning": {"points": 1},
-    "97_02_05_long_running_training": {"epochs": 60, "checkpoint_every": 6},
-}
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from include.tools import environment
@@ -69,6 +70,14 @@ def needs(file: Path) -> Needs:
     )
 
 
+def modules(name: str) -> set[str]:
+    """A module of `include` and all modules of it that this one leads to."""
+    path = path_of(name)
+    if path is None:
+        raise ValueError(f"there is no module {name}")
+    return {name} | _closure(path)[0]
+
+
 def _closure(file: Path) -> tuple[set[str], set[str]]:
     """Follow imports, also those inside functions, through the modules of `include`."""
     modules: set[str] = set()
@@ -118,7 +127,12 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 
 
 def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    return _parsed(file.read_text(encoding="utf-8"), str(file))
+
+
+@cache
+def _parsed(text: str, name: str) -> ast.Module:
+    return ast.parse(text, filename=name)
 
 
 def _text(node: ast.expr, constants: dict[str, str]) -> str | None:

@@ -60,7 +60,7 @@ def up() -> None:
         _say(f"Airflow on port {env['AIRFLOW__API__PORT']}")
         start_airflow(folder, env, already=set(known))
         _say("reading the DAGs")
-        wait_for_dags(env)
+        wait_for_dags(env, {path.stem for path in environment.DAGS.glob("97_*.py")})
     except (RuntimeError, KeyboardInterrupt):
         processes.stop(folder, [p for p in processes.recorded(folder) if p.name not in known])
         raise
@@ -131,9 +131,8 @@ def start_airflow(folder: Path, env: dict[str, str], already: set[str] = frozens
             processes.wait_until_answers(f"{_api(env)}/version", process)
 
 
-def wait_for_dags(env: dict[str, str], seconds: float = 120.0) -> None:
-    """Wait until every DAG file is listed; name the file that does not import."""
-    expected = {path.stem for path in Path(env["AIRFLOW__CORE__DAGS_FOLDER"]).glob("97_*.py")}
+def wait_for_dags(env: dict[str, str], expected: set[str], seconds: float = 120.0) -> None:
+    """Wait until these DAGs are listed; name the file that does not import."""
     deadline = time.monotonic() + seconds
     while True:
         errors = _get(f"{_api(env)}/importErrors")["import_errors"]

@@ -10,6 +10,7 @@ import pytest
 from include import spec
 from include.tools import environment, needs, services
 from tests.conftest import HOME
+from tests.prove import ledger
 
 FILES = sorted(environment.DAGS.glob("*.py"))
 POOLS = json.loads((environment.PROJECT / "config" / "pools.json").read_text())
@@ -50,6 +51,11 @@ def test_it_is_the_one_dag_of_its_file_which_imports_without_any_warning(file):
         bag = DagBag(dag_folder=file)
     assert bag.import_errors == {}
     assert list(bag.dags) == [file.stem]
+
+
+def test_its_long_proofs_were_run_as_it_stands(file):
+    asks = f"{file.stem}, or something that it depends on, has changed: make prove DAG={file.stem}"
+    assert ledger.claims().get(file.stem) == ledger.digest(file.stem), asks
 
 
 def test_name_and_tags_are_the_specifications(dag, task_of_spec):

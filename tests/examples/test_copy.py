@@ -1,30 +1,11 @@
 """A copied pipeline runs in an empty project that has nothing but what was copied."""
 
-import json
-import os
-import subprocess
-import sys
-from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from include import runs
 from include.tools import copy, environment
-from plugins import warm_workers
-from tests.harness import BRIEFLY
 
-# By section, so that one process pays for the imports of several.
-SECTIONS = {
-    number: [path.stem for path in paths]
-    for number, paths in groupby(
-        sorted(environment.DAGS.glob("97_*.py")), key=lambda path: path.stem[:5]
-    )
-}
-# What is live is one thing; the scheduler lets these runs follow one another (`tests/scheduler`).
-IN_TURN = {"97_05_04_model_rollback"}
-DATES = [datetime(2027, 3, day, tzinfo=UTC) for day in (7, 14)]
 SKEW = "97_06_01_training_serving_skew_antipattern"
 
 
@@ -36,65 +17,6 @@ def copied(dag_id, target, name="churn_gates"):
 
 def everything(folder):
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-
-
-def written(store, dag_id, when):
-    """What a run wrote, up to its release: which of two models is the better, only one can be."""
-    folder = store / dag_id / runs.key(when, "")
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(str(path) for path in found if not path.parts[0].startswith("release."))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("section", SECTIONS, ids=str)
-def test_copies_are_green_at_two_dates_at_once_which_do_not_mix_with_nothing_else_around(
-    section,
-    tmp_path,
-    airflow_database,
-    mlflow_server,
-    warehouse_file,
-    landing_zone,
-    lead_to_platforms,
-):
-    project, store, file = tmp_path / "project", tmp_path / "artifacts", tmp_path / "told.json"
-    project.mkdir()
-    copies = {dag_id: f"copy_of_{dag_id[:8]}" for dag_id in SECTIONS[section]}
-    for dag_id, name in copies.items():
-        copied(dag_id, project, name)
-        lead_to_platforms(dag_id)
-    told = {
-        "dates": [when.isoformat() for when in DATES],
-        "in_turn": [name for dag_id, name in copies.items() if dag_id in IN_TURN],
-        "libraries": warm_workers.LIBRARIES,
-        "settings": {name: BRIEFLY.get(dag_id, {}) for dag_id, name in copies.items()},
-    }
-    file.write_text(json.dumps(told))
-    settings = {
-        **os.environ,
-        "AIRFLOW_CONN_MLFLOW_DEFAULT": mlflow_server.connection,
-        "AIRFLOW_HOME": str(tmp_path / "home"),
-        "AIRFLOW_VAR_ARTIFACT_STORE": store.as_uri(),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(project / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(tmp_path / "plugins"),
-        "PYTHONPATH": str(project),
-    }
-    done = subprocess.run(
-        [sys.executable, "-P", Path(__file__).with_name("at_two_dates.py"), file],
-        env=settings,
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    ended = json.loads(file.read_text())
-    green = {name: [0, 0] for name in copies.values()}
-    assert ended == green, (done.stdout + done.stderr)[-3000:]
-    assert {path.name for path in store.iterdir()} == set(ended)
-    for name in ended:
-        first, second = (written(store, name, when) for when in DATES)
-        assert first == second
-        assert first
 
 
 def test_the_copy_carries_its_own_name_everywhere(tmp_path):

@@ -125,9 +125,9 @@ def test_who_finds_the_metadata_database_locked_waits_a_minute(airflow_database)
 def test_a_file_that_does_not_import_is_named(monkeypatch):
     broken = {"filename": "97_01_01.py", "stack_trace": "SyntaxError: invalid syntax"}
     monkeypatch.setattr(up, "_get", lambda url: {"import_errors": [broken], "dags": []})
-    settings = {"AIRFLOW__CORE__DAGS_FOLDER": "/", "AIRFLOW__API__BASE_URL": "http://nowhere"}
+    settings = {"AIRFLOW__API__BASE_URL": "http://nowhere"}
     with pytest.raises(RuntimeError, match=r"97_01_01.py does not import:\nSyntaxError"):
-        up.wait_for_dags(settings)
+        up.wait_for_dags(settings, {"97_01_01"})
 
 
 def test_a_port_must_be_one(monkeypatch):

@@ -4,11 +4,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+FIRST = datetime(2026, 1, 4, tzinfo=UTC)
 FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -35,11 +36,12 @@ class Api:
             ) from error
         return json.loads(text) if text else None
 
-    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, day: int = 4) -> str:
+    def trigger(
+        self, dag_id: str, conf: dict[str, Any] | None = None, when: datetime = FIRST
+    ) -> str:
         """Start a run for a date; returns its id."""
         self.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
-        date = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day - 1)
-        body = {"logical_date": date.isoformat(), "conf": conf or {}}
+        body = {"logical_date": when.isoformat(), "conf": conf or {}}
         return str(self.call("POST", f"/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:

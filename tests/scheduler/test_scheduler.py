@@ -15,7 +15,6 @@ from include.data import warehouse
 from include.local_cloud import platforms
 from include.tools import environment, services, up
 from tests.conftest import SHARED
-from tests.harness import BRIEFLY
 from tests.scheduler.api import Api
 
 pytestmark = pytest.mark.slow
@@ -77,7 +76,7 @@ class Cluster:
         self.env |= platforms.redirects(home, running).env
         up.prepare(home, self.env)
         up.start_airflow(self.folder, self.env)
-        up.wait_for_dags(self.env)
+        up.wait_for_dags(self.env, set(DAGS))
 
     def process(self, name):
         """One of its processes."""
@@ -118,10 +117,8 @@ def whole(cluster):
         assert name in running, f"{name} has ended. Its log:\n{left[name].last_words()}"
 
 
-@pytest.fixture(scope="module")
-def first_runs(cluster):
-    """One run of every DAG, all at once."""
-    return {dag_id: cluster.api.trigger(dag_id, BRIEFLY.get(dag_id)) for dag_id in DAGS}
+def day(number):
+    return datetime(2026, 1, number, tzinfo=UTC)
 
 
 def span(task):
@@ -132,16 +129,10 @@ def overlap(one, other):
     return span(one)[0] < span(other)[1] and span(other)[0] < span(one)[1]
 
 
-@pytest.mark.parametrize("dag_id", DAGS)
-def test_every_dag_is_green_in_the_scheduler(cluster, first_runs, dag_id):
-    tasks = cluster.api.finished(dag_id, first_runs[dag_id])
-    assert {task["state"] for task in tasks.values()} <= {"success", "skipped"}
-
-
-def test_a_released_model_starts_the_dag_that_listens_for_it(cluster, first_runs):
+def test_a_released_model_starts_the_dag_that_listens_for_it(cluster):
     listener = "listens_for_a_model"
     cluster.api.call("PATCH", f"/dags/{listener}", {"is_paused": False})
-    run_id = cluster.api.trigger(STRUCTURE, day=18)
+    run_id = cluster.api.trigger(STRUCTURE, when=day(18))
     cluster.api.finished(STRUCTURE, run_id)
     cluster.api.until(
         lambda: cluster.api.runs(listener), 300, "the listener to start", STRUCTURE, run_id
@@ -152,14 +143,10 @@ def test_a_released_model_starts_the_dag_that_listens_for_it(cluster, first_runs
     assert heard == cluster.api.xcom(STRUCTURE, run_id, "release.register")
 
 
-def test_one_slot_makes_trainings_follow_one_another_and_two_let_them_run_at_once(
-    cluster, first_runs
-):
+def test_one_slot_makes_trainings_follow_one_another_and_two_let_them_run_at_once(cluster):
     api = cluster.api
-    api.finished(TRAINING, first_runs[TRAINING])
-
     cluster.slots(1)
-    run_id = api.trigger(TRAINING, day=20)
+    run_id = api.trigger(TRAINING, when=day(20))
 
     def trained(*names):
         states = {name: task["state"] for name, task in api.tasks(TRAINING, run_id).items()}
@@ -176,7 +163,7 @@ def test_one_slot_makes_trainings_follow_one_another_and_two_let_them_run_at_onc
     api.finished(TRAINING, run_id)
     assert api.tasks(TRAINING, run_id)["train.isolated"]["state"] == "success"
 
-    run_id = api.trigger(TRAINING, day=21)
+    run_id = api.trigger(TRAINING, when=day(21))
     tasks = api.finished(TRAINING, run_id)
     singles = [tasks["train.python_operator"], tasks["train.taskflow"]]
     assert overlap(*singles)
@@ -187,7 +174,7 @@ def test_one_slot_makes_trainings_follow_one_another_and_two_let_them_run_at_onc
 def test_two_distributed_trainings_at_once_on_a_pool_that_fits_one_both_end(cluster):
     api = cluster.api
     slots = api.call("GET", "/pools/training_cluster")["slots"]
-    run_ids = [api.trigger(DISTRIBUTED, {"epochs": 1}, day=day) for day in (26, 27)]
+    run_ids = [api.trigger(DISTRIBUTED, {"epochs": 1}, day(number)) for number in (26, 27)]
     one, other = (api.finished(DISTRIBUTED, run_id) for run_id in run_ids)
 
     tasks = [*one.values(), *other.values()]
@@ -204,18 +191,18 @@ def test_two_distributed_trainings_at_once_on_a_pool_that_fits_one_both_end(clus
         assert sum(task["pool_slots"] for task in beside) <= slots
 
 
-def test_two_rollbacks_asked_for_at_once_follow_one_another(cluster, first_runs):
+def test_two_rollbacks_asked_for_at_once_follow_one_another(cluster):
     api = cluster.api
-    api.finished(ROLLBACK, first_runs[ROLLBACK])
-    run_ids = [api.trigger(ROLLBACK, day=day) for day in (22, 23)]
+    run_ids = [api.trigger(ROLLBACK, when=day(number)) for number in (22, 23)]
     one, other = (api.finished(ROLLBACK, run_id).values() for run_id in run_ids)
     assert {task["state"] for task in [*one, *other]} == {"success"}
     assert max(span(task)[1] for task in one) < min(span(task)[0] for task in other)
 
 
-def test_people_who_change_things_at_once_do_not_stop_airflow(cluster, first_runs):
+def test_people_who_change_things_at_once_do_not_stop_airflow(cluster):
     """Each answer comes before SQLite would give up waiting for another writer."""
     api = cluster.api
+    run_id = api.trigger(TRAINING, when=day(19))  # its tasks write, too
 
     def pauses():
         for number in range(40):
@@ -230,24 +217,30 @@ def test_people_who_change_things_at_once_do_not_stop_airflow(cluster, first_run
         for person in [people.submit(what) for what in (pauses, notes)]:
             person.result()
     assert not api.call("GET", f"/dags/{STRUCTURE}")["is_paused"]
+    api.finished(TRAINING, run_id)
+
+
+@pytest.fixture(scope="module")
+def champion(cluster):
+    """A model that candidates are compared with."""
+    cluster.api.finished(GATES, cluster.api.trigger(GATES))
 
 
 @pytest.fixture
-def asked(cluster, first_runs):
+def asked(cluster, champion):
     """Ask a person about a model in the grey zone; returns the run and where its question is.
 
     3.3.2 takes an answer for a crash when it comes before the scheduler has heard that the process
     which asked is over. No person is as fast; the tests wait until it has.
     """
     api, log = cluster.api, cluster.folder / "scheduler.log"
-    api.finished(GATES, first_runs[GATES])
 
     def heard(run_id):
         told = [line for line in log.read_text().splitlines() if "Received executor event" in line]
         return any("success" in line and "release.ask" in line and run_id in line for line in told)
 
-    def ask(day):
-        run_id = api.trigger(GATES, {"grey_zone": 1.0}, day=day)
+    def ask(when):
+        run_id = api.trigger(GATES, {"grey_zone": 1.0}, when)
         api.until(lambda: heard(run_id), 300, "the question", GATES, run_id)
         assert api.tasks(GATES, run_id)["release.ask"]["state"] == "awaiting_input"
         return run_id, f"/dags/{GATES}/dagRuns/{run_id}/taskInstances/release.ask/-1/hitlDetails"
@@ -263,7 +256,7 @@ def released(tasks):
 @pytest.mark.parametrize(("option", "taken"), [("Approve", "promote"), ("Reject", "reject")])
 def test_an_answer_over_rest_lets_the_run_go_on(cluster, asked, option, taken):
     api = cluster.api
-    run_id, question = asked(day=22 if option == "Approve" else 23)
+    run_id, question = asked(day(22 if option == "Approve" else 23))
     assert "| roc_auc |" in api.call("GET", question)["body"]
     api.call("PATCH", question, {"chosen_options": [option], "params_input": {}})
     left_out = {"promote", "reject"} - {taken}
@@ -276,7 +269,7 @@ def test_an_answer_over_rest_lets_the_run_go_on(cluster, asked, option, taken):
 @pytest.mark.shows("97.4.2", "Approval workflows")
 def test_a_question_that_nobody_answers_in_time_is_a_no(cluster, asked):
     api = cluster.api
-    run_id, question = asked(day=28)
+    run_id, question = asked(day(28))
     deadline = "UPDATE task_instance SET trigger_timeout = ? WHERE run_id = ? AND task_id = ?"
     yesterday = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=1)
     with closing(sqlite3.connect(cluster.home / "airflow" / "airflow.db", timeout=60)) as database:
@@ -291,7 +284,7 @@ def test_a_question_that_nobody_answers_in_time_is_a_no(cluster, asked):
 @pytest.mark.shows("97.2.5", "Deferrable training tasks")
 def test_a_deferred_training_survives_a_killed_triggerer(cluster):
     api = cluster.api
-    run_id = api.trigger(LONG, {"epochs": 400}, day=24)
+    run_id = api.trigger(LONG, {"epochs": 400}, when=day(24))
 
     def train():
         return api.tasks(LONG, run_id)["training.train"]
@@ -323,7 +316,7 @@ def test_nothing_listens_beyond_loopback(cluster):
 def test_nothing_is_left_when_airflow_is_stopped_after_a_crash(cluster):
     """A killed scheduler leaves workers and trainings without a parent; they are ended too."""
     api = cluster.api
-    run_id = api.trigger(TRAINING, day=25)
+    run_id = api.trigger(TRAINING, when=day(25))
     api.until(
         lambda: api.tasks(TRAINING, run_id)["train.taskflow"]["state"] == "running",
         300,

@@ -21,7 +21,7 @@ def test_over_rest(answer): pass
 FILES = {
     "dags/test_97_01_01_ml_pipeline_structure.py": "def test_other_section(): pass",
     "dags/test_97_04_02_validation_gates.py": GATES,
-    "dags/test_killed_training.py": "def test_killed(): pass",
+    "include/test_ledger.py": "def test_ledger(): pass",
     "scheduler/test_scheduler.py": SCHEDULER,
 }
 BOX = "## 97.4\n\n### [x] 97.4.2 Model Validation Gates\n\n- [x] Approval workflows: "
@@ -77,7 +77,7 @@ def test_a_name_that_is_no_section_gets_the_list_of_what_there_is(run):
     [
         ("tests/dags/test_97_04_02_validation_gates.py", "97.4.2", "97.4"),
         ("tests/dags/test_97_10_01_recommendation.py", "97.10.1", "97.10"),
-        ("tests/dags/test_killed_training.py", None, "ground"),
+        ("tests/include/test_ledger.py", None, "ground"),
         ("tests/include/test_drift.py", None, "ground"),
     ],
 )

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.error import HTTPError
 from urllib.parse import unquote
 from urllib.request import Request, urlopen
@@ -302,7 +303,9 @@ def test_an_open_page_follows_what_happens(visit, server):
 
 def test_more_runs_than_one_answer_holds_hide_no_pipeline(visit, server, runs):
     """Airflow gives a hundred runs at once; two stand for them here."""
-    again = [server.api.trigger(GREEN, day=day) for day in range(5, 9)]
+    again = [
+        server.api.trigger(GREEN, when=datetime(2026, 1, day, tzinfo=UTC)) for day in range(5, 9)
+    ]
 
     def small_answers(page):
         def shorten(route):
