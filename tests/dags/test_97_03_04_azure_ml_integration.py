@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from airflow.sdk import Connection
@@ -12,17 +13,35 @@ from sklearn.metrics import roc_auc_score
 from include import storage
 from include.clouds import azure_ml, azure_tasks
 from include.training import azure_ml_train
+from tests import services, warm
+from tests.conftest import HOME
 
 DAG = "97_03_04_azure_ml_integration"
 COLORS = ("blue", "green")
+PYTHON = "AIRFLOW_VAR_AZURE_ML_PYTHON"
+LIBRARIES = (
+    "azure.ai.ml",
+    "mlflow.pyfunc",
+    "mlflow.sklearn",
+    "pandas",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+)
 
 
 @pytest.fixture(scope="module")
-def cloud(azure_ml):
-    """The platform, and the DAG's connection to it, for all tests of this file."""
+def cloud():
+    """A platform of this file's own, and the DAG's connection to it.
+
+    Tasks, jobs and deployments are forks of one process that has imported the SDK.
+    """
+    python, home = Path(os.environ[PYTHON]), HOME / "azure-ml"
     with pytest.MonkeyPatch.context() as patch:
-        azure_ml.lead(patch)
-        yield azure_ml
+        patch.setenv(PYTHON, str(home / "python"))
+        with services.platform("azure_ml", home, home / "services") as azure_ml:
+            azure_ml.lead(patch)  # the SDK looks for its cloud when it is imported
+            with warm.interpreter(python, home / "python", LIBRARIES):
+                yield azure_ml
 
 
 @pytest.fixture(scope="module")
