@@ -3,8 +3,9 @@
 import email
 import json
 import secrets
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -21,6 +22,7 @@ from include import processes
 from include.local_cloud import platforms
 from include.local_cloud.server import Redirect
 from include.tools import environment, needs, services
+from tests import warm
 from tests.conftest import HOME
 
 NUMBERS = count(1)
@@ -216,6 +218,19 @@ def platform(
     yield Platform(platforms.redirects(home, [name]), f"http://{environment.HOST}:{process.port}")
     processes.stop(records, [process])
     assert not process.family()
+
+
+@contextmanager
+def warm_platform(name: str, libraries: Sequence[str]) -> Iterator[Platform]:
+    """A platform whose jobs are forks of one process that has imported what they need."""
+    home = HOME / f"warm-{name}"
+    home.mkdir()
+    python = home / "python"
+    with warm.interpreter(Path(sys.executable), python, libraries), ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", str(python))
+            found = stack.enter_context(platform(name, home, home / "services"))
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 Starting an SDK takes an interpreter seconds. A fork of a warm process takes milliseconds, and is
 still a process of that interpreter, with the command line, folder, variables and streams of its
-caller. When the caller is killed, the fork ends. The caller ends with the status of the fork.
+caller. When the caller is killed, the fork ends. The caller ends with the status of the fork. What
+the fork starts with `sys.executable` is a fork of the warm process too.
 
     with warm.interpreter(python, stand_in, ["azure.ai.ml"]): ...
 
@@ -27,6 +28,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 STREAMS = 3
+FORWARDED = (signal.SIGINT, signal.SIGTERM)
 MOST_BYTES = 2**20
 
 
@@ -58,16 +60,21 @@ def interpreter(python: Path, stand_in: Path, libraries: Sequence[str]) -> Itera
 
 
 def ask(python: str, address: str) -> None:
-    """Have a fork run a script in place of this process; run anything else here."""
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        os.execv(python, [python, *sys.argv[1:]])  # noqa: S606
-    given = {"argv": sys.argv[1:], "cwd": str(Path.cwd()), "env": dict(os.environ)}
+    """Have a fork run a script or a module in place of this process; run anything else here."""
+    argv = sys.argv[1:]
+    if not argv or (argv[0].startswith("-") and argv[0] != "-m"):
+        os.execv(python, [python, *argv])  # noqa: S606
+    given = {"python": sys.argv[0], "argv": argv, "cwd": str(Path.cwd()), "env": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(address)
+        for sign in FORWARDED:
+            signal.signal(sign, lambda number, _: line.send(bytes([number])))
         socket.send_fds(line, [json.dumps(given).encode()], range(STREAMS))
         told = line.recv(16)
     status = int(told) if told else -signal.SIGKILL
     if status < 0:
+        if -status in FORWARDED:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
 
@@ -107,6 +114,7 @@ def wait_for_a_script(address: str, libraries: Sequence[str]) -> list[str]:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    sys.executable = given["python"]
     return list(given["argv"])
 
 
@@ -114,7 +122,8 @@ def watch(line: socket.socket, fork: int) -> None:
     """Tell the caller how the fork ended, and end the fork with the caller."""
 
     def end_with_the_caller() -> None:
-        line.recv(1)
+        while sign := line.recv(1):
+            os.kill(fork, sign[0])
         with suppress(ProcessLookupError):
             os.kill(fork, signal.SIGKILL)
             os.killpg(fork, signal.SIGKILL)
@@ -128,6 +137,11 @@ def watch(line: socket.socket, fork: int) -> None:
 
 if __name__ == "__main__":
     sys.argv = wait_for_a_script(sys.argv[1], sys.argv[2:])
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[0:1] = [str(Path(sys.argv[0]).parent), *filter(None, paths)]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if sys.argv[0] == "-m":
+        del sys.argv[0]
+        sys.path[0:1] = [str(Path.cwd()), *paths]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0:1] = [str(Path(sys.argv[0]).parent), *paths]
+        runpy.run_path(sys.argv[0], run_name="__main__")

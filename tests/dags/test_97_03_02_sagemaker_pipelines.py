@@ -12,17 +12,25 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.providers.amazon.aws.operators import sagemaker as operators
 from airflow.sdk.definitions import dag as dag_module
 from airflow.sdk.exceptions import ParamValidationError
-from botocore import loaders
+from botocore import session
 from sklearn.metrics import roc_auc_score
 
 from include import storage
 from include.clouds.sagemaker import account
 from include.training.sagemaker import process
-from tests.dags import killed
+from tests import services
 
 DAG = "97_03_02_sagemaker_pipelines"
 SHORT = {"trials": 2}
 WHEN = datetime(2026, 9, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def sagemaker():
+    """A platform of this file's own."""
+    libraries = ("joblib", "numpy", "pandas", "sklearn.ensemble", "sklearn.metrics")
+    with services.warm_platform("sagemaker", libraries) as platform:
+        yield platform
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,7 @@ def led(sagemaker, dags):
                 patch.setattr(task, "check_interval", 0.2)
         # For each of dozens of clients AWS's description is read again, and, for the name of the
         # caller in the user agent, the source of everything on the stack.
-        patch.setattr(loaders, "create_loader", cache(loaders.create_loader))
+        patch.setattr(session, "create_loader", cache(session.create_loader))
         patch.setattr(AwsBaseHook, "_find_operator_class_name", lambda _: "Tests")
         yield patch
 
@@ -62,21 +70,31 @@ def seen(led):
 
 
 @pytest.fixture(scope="module")
-def first_job(run_dag, led):
-    """The training job of a worker that was killed right after it had submitted it."""
-    killed.run(DAG, SHORT, WHEN, after="training.train")
-    api = AwsBaseHook(aws_conn_id="aws_default", client_type="sagemaker").conn
-    (job,) = api.list_training_jobs(NameContains="-train")["TrainingJobSummaries"]
-    return job
+def first_job():
+    """The training job of a worker that is lost right after it has submitted it."""
+    return {}
 
 
 @pytest.fixture(scope="module")
 def run(run_dag, seen, first_job, sagemaker):
-    """A run for the date of the one that was killed, at a vendor who is in trouble as well."""
+    """One with the troubles that a run should survive."""
+    defer = operators.SageMakerTrainingOperator.defer
+
+    def lose_the_first(self, **more):
+        if self.task_id == "training.train" and not first_job:
+            api = AwsBaseHook(aws_conn_id="aws_default", client_type="sagemaker").conn
+            first_job.update(
+                api.describe_training_job(TrainingJobName=self.config["TrainingJobName"])
+            )
+            raise ConnectionError("the worker was lost after it had submitted the job")
+        defer(self, **more)
+
     with (
+        pytest.MonkeyPatch.context() as patch,
         sagemaker.trouble("throttled", "CreateEndpointConfig"),
         sagemaker.trouble("job_fails", "CreateTransformJob", reason="InternalServerError: sorry"),
     ):
+        patch.setattr(operators.SageMakerTrainingOperator, "defer", lose_the_first)
         return run_dag(DAG, conf=SHORT, logical_date=WHEN)
 
 
@@ -135,7 +153,7 @@ def test_after_a_kill_the_same_job_is_found_and_a_busy_api_is_asked_again(run, f
     job = run.xcom("training.train")["Training"]
     assert job["TrainingJobArn"] == first_job["TrainingJobArn"]
     assert job["CreationTime"] == repr(first_job["CreationTime"])
-    assert run.tries("training.train") == 1
+    assert run.tries("training.train") == 2
     assert run.tries("endpoint.deploy") == 2
 
 
