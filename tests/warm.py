@@ -61,9 +61,9 @@ def interpreter(python: Path, stand_in: Path, libraries: Sequence[str]) -> Itera
 
 def ask(python: str, address: str) -> None:
     """Have a fork run a script or a module in place of this process; run anything else here."""
-    argv = sys.argv[1:]
+    argv = sys.argv[2:] if sys.argv[1:2] == ["-u"] else sys.argv[1:]
     if not argv or (argv[0].startswith("-") and argv[0] != "-m"):
-        os.execv(python, [python, *argv])  # noqa: S606
+        os.execv(python, [python, *sys.argv[1:]])  # noqa: S606
     given = {"python": sys.argv[0], "argv": argv, "cwd": str(Path.cwd()), "env": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(address)
@@ -115,6 +115,7 @@ def wait_for_a_script(address: str, libraries: Sequence[str]) -> list[str]:
         os.dup2(stream, number)
         os.close(stream)
     sys.executable = given["python"]
+    sys.stdout.reconfigure(write_through=True)
     return list(given["argv"])
 
 
