@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -20,6 +21,15 @@ COMPONENTS = {
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
+
+
+IN_TURN = """
+import json, sys
+from airflow.__main__ import main
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["airflow", *command]
+    main()
+"""
 
 
 def settings(home: Path) -> dict[str, str]:
@@ -100,23 +110,24 @@ def status() -> None:
 
 def prepare(home: Path, env: dict[str, str]) -> None:
     """Everything that must stand before Airflow starts; safe to do again."""
-    airflow(env, "db", "migrate")
-    airflow(env, "pools", "import", str(environment.PROJECT / "config" / "pools.json"))
     warehouse.create(home / "warehouse.db")
     landing.create(home / "landing")
-    present = {
-        each["conn_id"] for each in json.loads(airflow(env, "connections", "list", "-o", "json"))
-    }
     ours = services.connections()
     running = [process.name for process in processes.running(home / "services")]
     known = environment.connections(env) | platforms.redirects(home, running).connections
-    changed = {
-        name: fields for name, fields in known.items() if name in ours or name not in present
-    }
-    file = home / "connections.json"
-    file.write_text(json.dumps(changed))
-    airflow(env, "connections", "import", "--overwrite", str(file))
-    file.unlink()
+    filled = home / "connections-filled.json"
+    filled.write_text(json.dumps({name: known[name] for name in known if name in ours}))
+    yours = home / "connections-yours.json"  # what you have changed in the UI stays
+    yours.write_text(json.dumps({name: known[name] for name in known if name not in ours}))
+    commands(
+        env,
+        ["db", "migrate"],
+        ["pools", "import", str(environment.PROJECT / "config" / "pools.json")],
+        ["connections", "import", "--overwrite", str(filled)],
+        ["connections", "import", str(yours)],
+    )
+    filled.unlink()
+    yours.unlink()
 
 
 def start_airflow(folder: Path, env: dict[str, str], already: set[str] = frozenset()) -> None:  # type: ignore[assignment]
@@ -154,18 +165,23 @@ def wait_for_dags(env: dict[str, str], expected: set[str], seconds: float = 120.
         time.sleep(0.5)
 
 
-def airflow(env: dict[str, str], *arguments: str) -> str:
-    """Run an `airflow` command to its end and return what it printed."""
+def airflow(env: dict[str, str], *arguments: str) -> None:
+    """Run an `airflow` command to its end."""
+    commands(env, arguments)
+
+
+def commands(env: dict[str, str], *each: Sequence[str]) -> None:
+    """Run `airflow` commands one after another in one interpreter: to start one takes seconds."""
     done = subprocess.run(
-        [sys.executable, "-m", "airflow", *arguments],
+        [sys.executable, "-c", IN_TURN, json.dumps(each)],
         env=env,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"airflow {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
+        tried = " && ".join(" ".join(["airflow", *command]) for command in each)
+        raise RuntimeError(f"{tried} failed:\n{done.stdout}{done.stderr}")
 
 
 def _api(env: dict[str, str]) -> str:
