@@ -16,6 +16,7 @@ from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 
 from include import processes
@@ -39,6 +40,21 @@ class Server:
     def address(self) -> str:
         """Where it listens."""
         return f"http://{environment.HOST}:{self.port}"
+
+
+def beyond_loopback(process: processes.Process) -> list[str]:
+    """The addresses of other interfaces on which a process or its children listen."""
+    listening = [
+        connection.laddr
+        for member in process.family()
+        for connection in member.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    return [
+        f"{address.ip}:{address.port}"
+        for address in listening
+        if address.ip.removeprefix("::ffff:") != environment.HOST  # gRPC writes it so
+    ]
 
 
 def http_connection(port: int) -> str:
@@ -216,6 +232,7 @@ def platform(
     (entry,) = (each for each in platforms.PLATFORMS if each.name == name)
     process = platforms.start(entry, home, records, {})
     yield Platform(platforms.redirects(home, [name]), f"http://{environment.HOST}:{process.port}")
+    assert beyond_loopback(process) == []
     processes.stop(records, [process])
     assert not process.family()
 

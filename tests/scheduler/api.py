@@ -63,6 +63,11 @@ class Api:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.call("GET", path)["value"]
 
+    def running(self) -> int:
+        """How many tasks of all runs are running."""
+        found = self.call("GET", "/dags/~/dagRuns/~/taskInstances?state=running&limit=1")
+        return int(found["total_entries"])
+
     def ended(self) -> int:
         """How many tasks of all runs have ended."""
         states = "&".join(f"state={state}" for state in sorted(FINAL))
