@@ -24,7 +24,8 @@ from include.local_cloud import platforms
 from include.local_cloud.server import Redirect
 from include.tools import environment, needs, services
 from tests import warm
-from tests.conftest import HOME
+from tests.conftest import HOME, SHARED
+from tests.harness import clone
 
 NUMBERS = count(1)
 
@@ -64,7 +65,9 @@ def http_connection(port: int) -> str:
 
 @contextmanager
 def tracking_server(home: Path) -> Iterator[Server]:
-    """MLflow's tracking server, as `make up` starts it, on the store of this home."""
+    """MLflow's tracking server, as `make up` starts it, on a copy of the empty store."""
+    (home / "mlflow").mkdir(parents=True)
+    clone(SHARED / "mlflow.db", home / "mlflow" / "mlflow.db")
     (mlflow,) = (each for each in services.SERVICES if each.name == "mlflow")
     folder = HOME / "services"
     port = processes.free_port()
@@ -75,7 +78,7 @@ def tracking_server(home: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server() -> Iterator[Server]:
+def mlflow_server(mlflow_store: str) -> Iterator[Server]:
     """A tracking server for the pipelines whose tests want one."""
     with tracking_server(HOME / "mlflow-server") as server:
         yield server

@@ -103,7 +103,7 @@ def started(name, mlflow, **settings):
 
 
 @pytest.fixture(scope="module")
-def no_experiments():
+def no_experiments(mlflow_store):
     """A tracking server that knows no pipeline, whatever ran before."""
     with tracking_server(HOME / "no-experiments") as server:
         yield server
