@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections import deque
 from dataclasses import asdict
 
@@ -48,6 +49,7 @@ def family_of_three(folder, *arguments):
     told = folder / "pids"
     while not told.exists():
         assert process.alive(), process.last_words()
+        time.sleep(0.01)
     return process, [int(pid) for pid in told.read_text().split()]
 
 

@@ -20,6 +20,7 @@ from include.local_cloud.certificates import certificates
 from include.local_cloud.jobs import Jobs, last_words
 from include.local_cloud.server import Fault, Faults
 from include.local_cloud.state import Table
+from tests.waiting import until
 
 TINY = """
 from include.local_cloud import server
@@ -116,8 +117,7 @@ def test_a_job_that_runs_is_ended_with_its_platform(tmp_path):
     command = [sys.executable, "-c", "print('here', flush=True); import time; time.sleep(600)"]
     log = tmp_path / "log"
     jobs.start("job", lambda: codes.append(jobs.run("job", command, {}, tmp_path, log)))
-    while not last_words(log):
-        time.sleep(0.02)
+    until(lambda: last_words(log), "the job's first words")
     jobs.close()
     assert len(codes) == 1
     assert codes[0] < 0

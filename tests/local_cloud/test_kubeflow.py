@@ -3,7 +3,6 @@
 import json
 import subprocess
 import textwrap
-import time
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -14,6 +13,7 @@ import pytest
 from include import processes
 from include.local_cloud import platforms
 from tests.conftest import HOME
+from tests.waiting import until
 
 # Two steps; the first one fails, or waits for a file, when it is told to.
 PIPELINE = """
@@ -130,13 +130,6 @@ def get(connection, path, token=None):
         return answer.read().decode()
 
 
-def until(condition):
-    latest = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < latest
-        time.sleep(0.05)
-
-
 def tasks(run):
     return {each["display_name"]: each for each in run["run_details"]["task_details"]}
 
@@ -222,10 +215,14 @@ def test_a_run_that_was_asked_to_fail_does(ask, started, kubeflow_platform, conn
 
 def test_a_terminated_run_is_cancelled_and_its_process_is_gone(ask, started, tmp_path):
     run = started(1, more={"wait_for": str(tmp_path / "never")})["run_id"]
-    until(lambda: "run_details" in (found := ask(GET, run=run)) and "double" in tasks(found))
+    until(
+        lambda: ask(GET, run=run),
+        "the task that doubles",
+        lambda found: "run_details" in found and "double" in tasks(found),
+    )
     assert executed(run)
     ask("client.terminate_run(run)", run=run)
-    until(lambda: ask(GET, run=run)["state"] == "CANCELED")
+    until(lambda: ask(GET, run=run)["state"], "the run to be cancelled", "CANCELED".__eq__)
     assert tasks(ask(GET, run=run))["double"]["state"] == "CANCELED"
     assert not executed(run)
     refused = ask("client.terminate_run(run)", run=run)
@@ -334,7 +331,7 @@ def test_what_there_was_is_there_after_a_restart_and_what_ran_has_failed(
         first = platforms.redirects(tmp_path, ["kubeflow"]).connections["kubeflow_default"]
         params = {"number": 1, "wait_for": str(tmp_path / "never")}
         run = ask(RUN, to=first, name="long", file=file, params=params)["run_id"]
-        until(lambda: executed(run))
+        until(lambda: executed(run), "a process of the run")
         processes.stop(tmp_path, [process])
         assert not executed(run)
         process = platforms.start(entry, tmp_path, tmp_path, {})

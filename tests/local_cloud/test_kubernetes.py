@@ -4,7 +4,6 @@ import base64
 import json
 import stat
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -20,6 +19,7 @@ from kubernetes.stream import stream
 from include import processes
 from include.local_cloud import platforms
 from tests.services import Platform
+from tests.waiting import until
 
 NUMBERS = count(1)
 HOME = "default"
@@ -63,15 +63,6 @@ def pod(*containers: dict[str, Any], **spec: Any) -> dict[str, Any]:
     }
 
 
-def until(look: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Look again and again until there is something."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
-    return found
-
-
 def ended(core: Any, wanted: dict[str, Any]) -> Any:
     """Run a pod to its end."""
     name = core.create_namespaced_pod(HOME, wanted).metadata.name
@@ -80,7 +71,12 @@ def ended(core: Any, wanted: dict[str, Any]) -> Any:
         found = core.read_namespaced_pod(name, HOME)
         return found if found.status.phase in ("Succeeded", "Failed") else None
 
-    return until(over)
+    return until(over, f"pod {name} to end")
+
+
+def phase(core: Any, name: str) -> Any:
+    """How far a pod is."""
+    return core.read_namespaced_pod(name, HOME).status.phase
 
 
 def printed(core: Any, found: Any, **more: Any) -> str:
@@ -94,8 +90,8 @@ def running(core: Any, wanted: dict[str, Any]) -> str:
     """Start a pod that prints something once it is on its way."""
     made = core.create_namespaced_pod(HOME, wanted)
     name = str(made.metadata.name)
-    until(lambda: core.read_namespaced_pod(name, HOME).status.phase == "Running")
-    until(lambda: printed(core, made, container="main"))
+    until(lambda: phase(core, name), "the pod to run", "Running".__eq__)
+    until(lambda: printed(core, made, container="main"), "what the pod prints")
     return name
 
 
@@ -215,9 +211,9 @@ def test_a_pod_waits_for_what_is_missing(core: Any) -> None:
         status = core.read_namespaced_pod(name, HOME).status.container_statuses
         return status and status[0].state.waiting.message
 
-    assert until(waits) == 'configmap "late" not found'
+    assert until(waits, "the reason why the pod waits") == 'configmap "late" not found'
     core.create_namespaced_config_map(HOME, {"metadata": {"name": "late"}, "data": {"WORD": "hi"}})
-    until(lambda: core.read_namespaced_pod(name, HOME).status.phase == "Succeeded")
+    until(lambda: phase(core, name), "the pod to succeed", "Succeeded".__eq__)
     assert printed(core, core.read_namespaced_pod(name, HOME)) == "hi\n"
     core.delete_namespaced_config_map("late", HOME)
 
@@ -282,7 +278,7 @@ def test_a_command_runs_beside_a_container(core: Any) -> None:
     shell = execute("/bin/sh", stdin=True)
     shell.write_stdin("kill -15 $(pgrep -u $(id -u) -f 'python')\n")
     listen(shell)
-    until(lambda: core.read_namespaced_pod(name, HOME).status.phase == "Failed")
+    until(lambda: phase(core, name), "the pod to fail", "Failed".__eq__)
     state = core.read_namespaced_pod(name, HOME).status.container_statuses[0].state
     assert state.terminated.exit_code == 7
 
@@ -293,8 +289,11 @@ def test_an_indexed_job_runs_each_part_once(api: Any, core: Any) -> None:
     template = {"spec": pod(container(code))["spec"]}
     spec = {"completions": 3, "parallelism": 2, "completionMode": "Indexed", "template": template}
     batch.create_namespaced_job(HOME, {"metadata": {"name": "parts"}, "spec": spec})
-    done = until(lambda: batch.read_namespaced_job("parts", HOME).status.completion_time)
-    assert done
+    until(
+        lambda: batch.read_namespaced_job("parts", HOME).status,
+        "the job to be complete",
+        lambda status: status.completion_time,
+    )
     assert batch.read_namespaced_job("parts", HOME).status.succeeded == 3
     pods = core.list_namespaced_pod(HOME, label_selector="job-name=parts").items
     assert sorted(printed(core, each) for each in pods) == ["part 0\n", "part 1\n", "part 2\n"]
@@ -360,7 +359,7 @@ def services(api: Any, kubernetes_platform: Platform, tmp_path: Path) -> Iterato
     """KServe's kind, by the client that learns from the cluster which kinds there are."""
     found = dynamic.DynamicClient(api, cache_file=tmp_path / "kinds").resources
     yield found.get(api_version="serving.kserve.io/v1beta1", kind="InferenceService")
-    until(lambda: kubernetes_platform.left() == {})
+    until(kubernetes_platform.left, "nothing to be left", lambda left: left == {})
 
 
 def serving(says: str) -> dict[str, Any]:
@@ -373,6 +372,15 @@ def state(services: Any, name: str) -> dict[str, Any]:
     return found | {each["type"]: each["status"] for each in found.get("conditions", [])}
 
 
+def is_ready(services: Any, name: str, wanted: str) -> None:
+    """Wait for what a service says about itself."""
+    until(
+        lambda: state(services, name),
+        f"service {name} with Ready {wanted}",
+        lambda found: found.get("Ready") == wanted,
+    )
+
+
 def answer(services: Any, name: str) -> str:
     with urlopen(state(services, name)["url"], timeout=10) as page:
         return str(page.read().decode())
@@ -380,28 +388,32 @@ def answer(services: Any, name: str) -> str:
 
 def test_an_inference_service_answers_and_is_replaced_without_a_gap(services: Any) -> None:
     services.create(body={"metadata": {"name": "scorer"}} | serving("one"), namespace=HOME)
-    until(lambda: state(services, "scorer").get("Ready") == "True")
+    is_ready(services, "scorer", "True")
     assert answer(services, "scorer") == "one"
     merge = {"content_type": "application/merge-patch+json"}
     services.patch(name="scorer", body=serving("two"), namespace=HOME, **merge)
     heard = [answer(services, "scorer")]
-    until(lambda: heard.append(answer(services, "scorer")) or heard[-1] == "two")
+    until(
+        lambda: heard.append(answer(services, "scorer")) or heard[-1],
+        "an answer of the new service",
+        "two".__eq__,
+    )
     assert set(heard) == {"one", "two"}
-    until(lambda: state(services, "scorer")["Ready"] == "True")
+    is_ready(services, "scorer", "True")
     services.delete(name="scorer", namespace=HOME)
 
 
 def test_an_inference_service_says_why_it_is_not_ready(services: Any) -> None:
     broken = {"spec": {"predictor": {"containers": [container("raise SystemExit('no model')")]}}}
     services.create(body={"metadata": {"name": "broken"}} | broken, namespace=HOME)
-    until(lambda: state(services, "broken").get("Ready") == "False")
+    is_ready(services, "broken", "False")
     lost = state(services, "broken")["modelStatus"]["lastFailureInfo"]
     assert (lost["reason"], lost["exitCode"]) == ("ModelLoadFailed", 1)
     assert "no model" in lost["message"]
     model = {"modelFormat": {"name": "mlflow"}, "storageUri": "s3://models/churn/2"}
     wanted = {"metadata": {"name": "format"}, "spec": {"predictor": {"model": model}}}
     services.create(body=wanted, namespace=HOME)
-    until(lambda: state(services, "format").get("Ready") == "False")
+    is_ready(services, "format", "False")
     lost = state(services, "format")["modelStatus"]["lastFailureInfo"]
     assert lost["reason"] == "NoSupportingRuntime"
     for name in ("broken", "format"):

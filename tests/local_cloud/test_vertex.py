@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from include.tools import environment
 from include.training import vertex_churn, vertex_serving
 from tests.conftest import HOME
 from tests.services import Platform
+from tests.waiting import until
 
 REGION = "europe-west1"
 COLUMNS = {
@@ -216,11 +216,9 @@ def custom(where, name, script, arguments=(), bucket="conformance"):
 
 
 def ended(job, seconds=60):
-    latest = time.monotonic() + seconds
-    while not job.state.name.endswith(("SUCCEEDED", "FAILED", "CANCELLED")):
-        assert time.monotonic() < latest
-        time.sleep(0.2)
-    return job.state.name.rpartition("_")[2]
+    final = ("SUCCEEDED", "FAILED", "CANCELLED")
+    name = until(lambda: job.state.name, "the job to end", lambda at: at.endswith(final), seconds)
+    return name.rpartition("_")[2]
 
 
 @pytest.fixture(scope="module")
@@ -297,8 +295,7 @@ def test_a_cancelled_training_leaves_no_process(where, bucket, tmp_path):
     with script.open("a") as more:
         more.write("time.sleep(600)\n")
     job = custom(where, "long", script)
-    while not (stamp.exists() and stamp.read_text()):
-        time.sleep(0.1)
+    until(lambda: stamp.exists() and stamp.read_text(), "the process of the training")
     with pytest.raises(exceptions.FailedPrecondition, match="cancel it first"):
         service(PipelineServiceClient, where).delete_training_pipeline(name=job.resource_name)
     job.cancel()
@@ -462,10 +459,11 @@ def test_a_batch_says_of_each_row_what_the_endpoint_would(endpoint, trained, buc
     (results,) = [each for each in job.iter_outputs() if "prediction.results" in each.name]
     answers = [json.loads(line) for line in results.download_as_text().splitlines()]
     assert [answer["instance"] for answer in answers] == rows
-    while True:
-        online = endpoint.predict(rows)
-        if online.model_resource_name == mine.resource_name:
-            break
+    online = until(
+        lambda: endpoint.predict(rows),
+        "an answer of the other model",
+        lambda found: found.model_resource_name == mine.resource_name,
+    )
     assert scores(answer["prediction"] for answer in answers) == scores(online.predictions)
     job.delete()
 

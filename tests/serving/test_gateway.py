@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -13,6 +12,7 @@ import pytest
 from include import processes
 from include.serving import launch, load
 from include.serving.client import Gateway, Refused
+from tests.waiting import until
 
 ROUTE = "churn"
 
@@ -32,14 +32,6 @@ def gateway(shared, exported):
     shared.set_route(ROUTE, "churn", {"1": 1.0})
     for version in shared.versions("churn").keys() - {"1", "2"}:
         shared.stop_version("churn", version)
-
-
-def wait_for(outcome, seconds=30.0):
-    """Poll until something is so, and say what it was that did not happen."""
-    deadline = time.monotonic() + seconds
-    while not outcome():
-        assert time.monotonic() < deadline, outcome
-        time.sleep(0.05)
 
 
 def test_it_answers_as_the_model_does_and_says_by_which_version(gateway, model, rows, customers):
@@ -82,9 +74,9 @@ def test_a_killed_version_is_covered_for_and_comes_back(gateway, rows):
     killed = gateway.versions("churn")["1"]["pid"]
     os.kill(killed, signal.SIGKILL)
     assert all(gateway.ask(ROUTE, rows[:1]) for _ in range(50))
-    wait_for(lambda: gateway.versions("churn")["1"]["healthy"])
+    until(lambda: gateway.versions("churn"), "version 1", lambda found: found["1"]["healthy"])
     assert gateway.versions("churn")["1"]["pid"] != killed
-    wait_for(lambda: gateway.ask(ROUTE, rows[:1])[1] == "1")
+    until(lambda: gateway.ask(ROUTE, rows[:1])[1], "an answer by version 1", "1".__eq__)
 
 
 def test_a_slow_shadow_is_not_felt(gateway, exported, rows):
@@ -95,8 +87,10 @@ def test_a_slow_shadow_is_not_felt(gateway, exported, rows):
     assert traffic.failed == 0
     assert traffic.by_version() == {"1": 150}
     assert traffic.milliseconds(99) < 1000
-    wait_for(
-        lambda: any(line["role"] == "shadow" for line in gateway.requests(ROUTE)[0]), seconds=10
+    until(
+        lambda: {line["role"] for line in gateway.requests(ROUTE)[0]},
+        "an answer of the shadow",
+        lambda roles: "shadow" in roles,
     )
     metrics = httpx.get(f"{gateway.address}/metrics", headers=load.token(gateway)).text
     assert f'gateway_shadow_dropped_total{{route="{ROUTE}"}}' in metrics
@@ -110,7 +104,7 @@ def test_live_and_shadow_answers_meet_by_request_id(gateway, rows):
         lines = [each for each in gateway.requests(ROUTE)[0] if each["request_id"] == "asked-once"]
         return {line["role"]: line["answer"] for line in lines}
 
-    wait_for(lambda: len(both()) == 2)
+    until(both, "both answers", lambda answers: len(answers) == 2)
     assert both()["live"] == both()["shadow"]
 
 
@@ -126,7 +120,11 @@ def test_a_drained_version_answers_what_it_was_asked(gateway, exported, rows):
     gateway.set_route(ROUTE, "churn", {"slow": 1.0})
     address = load.route_address(gateway, ROUTE)
     with load.running(address, rows, rate=20, headers=[load.token(gateway)]) as traffic:
-        wait_for(lambda: gateway.versions("churn")["slow"]["in_flight"] > 5)
+        until(
+            lambda: gateway.versions("churn")["slow"]["in_flight"],
+            "more than five requests on their way",
+            lambda number: number > 5,
+        )
         gateway.set_route(ROUTE, "churn", {"1": 1.0})
         gateway.stop_version("churn", "slow")
     assert traffic.failed == 0
@@ -150,7 +148,7 @@ def test_the_table_outlives_the_gateway(start_gateway, exported, rows, tmp_path)
     first.start_version("churn", "1", str(exported))
     first.set_route(ROUTE, "churn", {"1": 1.0})
     os.kill(process.pid, signal.SIGKILL)
-    wait_for(lambda: not process.family())
+    until(process.family, "the gateway and its versions to end", lambda left: not left)
     second, _ = start_gateway(tmp_path)
     assert second.route(ROUTE) == {
         "model": "churn",
@@ -158,7 +156,7 @@ def test_the_table_outlives_the_gateway(start_gateway, exported, rows, tmp_path)
         "sticky": None,
         "shadow": None,
     }
-    wait_for(lambda: second.versions("churn")["1"]["healthy"])
+    until(lambda: second.versions("churn"), "version 1", lambda found: found["1"]["healthy"])
     assert second.ask(ROUTE, rows[:1])[1] == "1"
 
 
