@@ -6,7 +6,7 @@
 |---|---|
 | **Level** | intermediate |
 | **Needs** | nothing: a model gateway is started for the run where none answers |
-| **Runs in** | about 40 seconds, up to 8 of them under traffic |
+| **Runs in** | about 40 seconds, up to 4 of them under traffic |
 | **Look at** | the return value of *Select*; `looks.png` of the MLflow run |
 
 ```text
@@ -57,7 +57,7 @@ CALLER = "X-Customer"  # a caller who comes again meets the same version
 HOLDOUT_SHARE = 0.25
 SEED = 97
 FEW = 30  # customers that the very first version has learned from
-RATE = 100  # requests a second
+RATE = 200  # requests a second
 ALPHA = 0.05  # how often a winner may be named where there is no difference
 POWER = 0.8  # how often the lift must be found where it is there
 FAULTS = {"nothing": {}, "the candidate loses answers": {"error_every": 3}}

@@ -6,7 +6,7 @@
 |---|---|
 | **Level** | advanced |
 | **Needs** | nothing: a model gateway is started for the run where none answers |
-| **Runs in** | about 40 seconds, 4 of them under traffic |
+| **Runs in** | about 40 seconds, 2 of them under traffic |
 | **Look at** | the return value of *Check criteria*; `scores.png` of the MLflow run |
 
 ```text
@@ -29,8 +29,8 @@ or `"the shadow learned little"`.
 
 **What you should see**: all of 150 requests are copied; the two agree on 94 % of them, their scores
 lie 0.04 apart on average, the candidate is as fast as the live model, and is promoted. Callers are
-asked for 150 answers and get 150, whatever the shadow does: if it takes two seconds, a third to a
-half of the copies are sent, the others dropped, and *Mirror* shows the same latency as without it.
+asked for 150 answers and get 150, whatever the shadow does: if it takes two seconds, about a fifth
+of the copies are sent, the others dropped, and *Mirror* shows the same latency as without it.
 
 **Copy it when** a wrong answer is expensive, and a candidate must prove on today's requests that it
 would have given the right ones in time.
@@ -53,7 +53,7 @@ DAG_ID = Path(__file__).stem
 LABEL = "churned"
 HOLDOUT_SHARE = 0.25
 SEED = 97
-RATE = 50  # requests a second
+RATE = 100  # requests a second
 ALONE, MIRRORED = 50, 150  # how many are asked without the shadow, and with it
 # What a candidate must reach to be given to callers; the names are those that Measure returns.
 CRITERIA = {

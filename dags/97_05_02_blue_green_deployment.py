@@ -27,7 +27,7 @@ ingest → blue →  serve_blue → start_green →  switch → watch →  ─�
 `DATE=2026-02-01 CONF='{"practise": "green fails under traffic"}'`, or `"green fails its smoke
 test"`.
 
-**What you should see**: some 300 requests at 100 a second run through the switch: 0 failed, and 0
+**What you should see**: some 300 requests at 200 a second run through the switch: 0 failed, and 0
 went to the wrong version, which means that nobody who asked after the switch met blue, and nobody
 before it met green. A green that fails one request in 25 passes a smoke test of 20, and is found by
 the watch: about 4 % of real callers met an error before all were back on blue. That share is the
@@ -54,7 +54,7 @@ PREVIEW = f"{DAG_ID}-preview"  # a second name, on which only the smoke test cal
 LABEL = "churned"
 HOLDOUT_SHARE = 0.25
 SEED = 97
-RATE = 100  # requests a second
+RATE = 200  # requests a second
 GOLDEN, BEFORE, AFTER, WATCHED = 20, 100, 200, 200  # how many: smoke test, the switch, the watch
 MOST_FAILED = 0.01
 MOST_P95_MS = 2000.0

@@ -6,7 +6,7 @@
 |---|---|
 | **Level** | advanced |
 | **Needs** | nothing: a model gateway is started for the run where none answers |
-| **Runs in** | about 50 seconds |
+| **Runs in** | about 40 seconds |
 | **Look at** | the return value of each *Monitor*: what callers got, and how likely by chance |
 
 ```text
@@ -56,8 +56,9 @@ LABEL = "churned"
 CALLER = "X-Customer"  # a caller stays with the version that the step before gave them
 HOLDOUT_SHARE = 0.25
 SEED = 97
-RATE = 100  # requests a second
+RATE = 200  # requests a second
 CHECK = 300  # requests
+AFTERWARDS = 100  # requests that show who answers after an abort
 MOST_CHECKS = 3
 LEAST = 8  # answers of the canary, before anything good is said about it
 CHOSEN = "none_failed_min_one_success"
@@ -112,18 +113,18 @@ def canary_rollout():
         weights = {version: share for version, share in shares.items() if share}
         client.gateway().set_route(DAG_ID, DAG_ID, weights, sticky=CALLER)
 
-    def ask(holdout: str, share: int, check: int):
-        """As many customers as a check counts, each by their own name; what they got."""
+    def ask(holdout: str, share: int, check: int, count: int = CHECK):
+        """Send one request for each of so many customers; return the answers."""
         from include.serving import load
 
         gateway, name = client.gateway(), f"{runs.here().key}-{share}-{check}"
-        customers = storage.read_frame(holdout).sample(CHECK, random_state=check)
+        customers = storage.read_frame(holdout).sample(count, random_state=check)
         headers = [
             load.token(gateway) | {CALLER: str(each), "X-Request-Id": f"{name}-{each}"}
             for each in customers["customer_id"]
         ]
         rows = customers.drop(columns=LABEL).to_dict("records")
-        return load.drive(load.route_address(gateway, DAG_ID), rows, RATE, CHECK, headers)
+        return load.drive(load.route_address(gateway, DAG_ID), rows, RATE, count, headers)
 
     @task(task_display_name="Open gateway")
     def open_gateway() -> str:
@@ -269,7 +270,7 @@ def canary_rollout():
             last = [each for each in monitored if each][-1]
             tracking.client().set_registered_model_alias(DAG_ID, tracking.CHAMPION, stable)
             client.gateway().stop_version(DAG_ID, canary)
-            after = ask(holdout, 0, check=1).report()
+            after = ask(holdout, 0, check=1, count=AFTERWARDS).report()
             reason = f"{last['verdict']} at {last['share']} %, by chance {last['by_chance']}"
             told = release.note(f"{reason}: callers are back on version {stable}")
             return {"outcome": told, "by_version": after["by_version"], "failed": after["failed"]}

@@ -6,7 +6,7 @@
 |---|---|
 | **Level** | intermediate |
 | **Needs** | nothing: a model gateway is started for the run where none answers |
-| **Runs in** | about 50 seconds, 7 of them under traffic |
+| **Runs in** | about 45 seconds, 4 of them under traffic |
 | **Look at** | `windows.png` in the MLflow run; the notice in the folder `notices` |
 
 ```text

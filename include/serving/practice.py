@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HOLDOUT_SHARE = 0.25
 SEED = 97
 CALLERS = 100  # a day
-RATE = 100  # a second
+RATE = 200  # a second
 CUSTOMER = "X-Customer"
 LATE = 5  # lines come with the next day's delivery
 TWICE = 8  # lines come once more

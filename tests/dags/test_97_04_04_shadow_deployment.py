@@ -81,7 +81,7 @@ def crashed(failing, run_dag, gateway):
         os.kill(gateway.versions(DAG)[shadow]["pid"], signal.SIGKILL)
 
     def killing(address, rows, rate, count, headers):
-        timer = Timer(1.0, kill)
+        timer = Timer(0.5, kill)
         if count == ASKED:
             timer.start()
         return drive(address, rows, rate, count, headers)

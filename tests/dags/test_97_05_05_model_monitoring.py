@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from include import notices, runs, storage, tracking
 from include.data import live
-from include.serving import client, practice, prediction_log
+from include.serving import client, prediction_log
 from tests.conftest import HOME
 from tests.services import no_gateway
 
@@ -25,7 +25,6 @@ LOST = date(2026, 1, 27)
 def connected(model_gateway):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_MODEL_GATEWAY", model_gateway.connection)
-        patch.setattr(practice, "RATE", 200)  # tests are in a hurry
         yield
 
 
