@@ -127,7 +127,7 @@ def stop(folder: Path, processes: Sequence[Process], grace: float = GRACE_SECOND
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.send_signal(sign)
-        psutil.wait_procs(family, timeout=seconds)
+        wait(family, seconds)
     if left := [member.pid for process in processes for member in process.family()]:
         raise RuntimeError(f"these processes do not end: {sorted(left)}")
     _HANDLES[:] = [handle for handle in _HANDLES if handle.poll() is None]
@@ -154,6 +154,23 @@ def wait_until_answers(url: str, process: Process, seconds: float = 120.0) -> No
                 f"{process.last_words()}"
             )
         time.sleep(0.2)
+
+
+def wait(family: Sequence[psutil.Process], seconds: float) -> None:
+    """Wait until all of them have ended, at most so long.
+
+    An ended process stays in the system's table until its parent has asked for its exit status. The
+    first process of a container may never ask, so nobody waits for that.
+    """
+    deadline = time.monotonic() + seconds
+    while any(_runs(member) for member in family) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _runs(member: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return member.is_running() and bool(member.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 @contextmanager

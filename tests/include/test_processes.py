@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from include import processes
-from include.tools import services
+from include.tools import environment, services
 
 # A parent with a child in its session and one that began a session of its own; all ignore SIGTERM
 # where "stubborn" is asked for. The parent tells the numbers of the three in a file.
@@ -29,6 +29,18 @@ PARENT = textwrap.dedent("""
     with open("pids.part", "w") as file:
         file.write(f"{os.getpid()} {near.pid} {far.pid}")
     os.rename("pids.part", "pids")
+    while True:
+        signal.pause()
+""")
+
+# Starts the parent, takes over its orphans, and asks for nobody's exit status.
+FIRST = textwrap.dedent("""
+    import ctypes, signal, sys
+    from pathlib import Path
+    from include import processes
+    PR_SET_CHILD_SUBREAPER = 36
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    processes.start(Path(sys.argv[1]), "parent", [sys.executable, "-c", sys.argv[2]], {})
     while True:
         signal.pause()
 """)
@@ -71,7 +83,7 @@ def test_stopping_ends_the_process_and_its_children_in_any_session(folder):
 def test_the_children_of_a_process_that_was_killed_are_found_and_ended(folder):
     process, pids = family_of_three(folder)
     os.kill(process.pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(process.pid)], timeout=5)
+    processes.wait([psutil.Process(process.pid)], 5)
     assert processes.running(folder) == []
     assert [each.name for each in processes.recorded(folder)] == ["parent"]
     assert [lives(pid) for pid in pids] == [False, True, True]
@@ -85,7 +97,7 @@ def test_who_died_with_all_children_stays_on_record_until_it_is_stopped(folder):
     family = process.family()
     for member in family:
         member.kill()
-    psutil.wait_procs(family, timeout=5)
+    processes.wait(family, 5)
     (found,) = processes.recorded(folder)
     assert (found.alive(), found.family()) == (False, [])
     processes.stop(folder, [found])
@@ -118,6 +130,24 @@ def test_a_process_that_does_not_listen_is_made_to_end(folder):
     process, pids = family_of_three(folder, "stubborn")
     processes.stop(folder, [process], grace=0.5)
     assert not any(lives(pid) for pid in pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans to whom it is told")
+def test_stopping_does_not_wait_for_zombies_that_no_parent_reaps(folder):
+    command = [sys.executable, "-c", FIRST, str(folder), PARENT]
+    with subprocess.Popen(command, cwd=environment.PROJECT) as first:
+        try:
+            while not (folder / "pids").exists():
+                assert first.poll() is None, "the first process has ended"
+                time.sleep(0.01)
+            began = time.monotonic()
+            processes.stop(folder, processes.recorded(folder), grace=120)
+            took = time.monotonic() - began
+            pids = [int(pid) for pid in (folder / "pids").read_text().split()]
+            assert [psutil.Process(pid).status() for pid in pids] == [psutil.STATUS_ZOMBIE] * 3
+            assert took < 60, f"{took:.0f} s of the 120 s that living processes are given"
+        finally:
+            first.kill()
 
 
 def test_a_stranger_that_was_given_the_same_number_is_left_alone(folder):

@@ -190,7 +190,7 @@ def test_a_deferred_training_survives_a_killed_triggerer(cluster, begun):
     family = [killed, *killed.children(recursive=True)]
     for each in family:
         each.kill()
-    psutil.wait_procs(family, timeout=10)
+    processes.wait(family, 10)
     assert train()["state"] == "deferred"
 
     up.start_airflow(cluster.folder, cluster.env, already=set(up.COMPONENTS) - {"triggerer"})
@@ -335,7 +335,7 @@ def test_nothing_is_left_when_airflow_is_stopped_after_a_crash(cluster):
     scheduler = cluster.process("scheduler")
     workers = psutil.Process(scheduler.pid).children(recursive=True)
     psutil.Process(scheduler.pid).kill()
-    psutil.wait_procs([psutil.Process(scheduler.pid)], timeout=10)
+    processes.wait([psutil.Process(scheduler.pid)], 10)
     assert any(worker.is_running() for worker in workers)
     assert "scheduler" not in [each.name for each in processes.running(cluster.folder)]
 
