@@ -62,7 +62,7 @@ class Process:
         for each in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
                 ours = os.getsid(each.pid) == session or each.environ().get(BELONGS_TO) == label
-                if ours and each.status() != psutil.STATUS_ZOMBIE:
+                if ours and _runs(each):
                     found.append(each)
         return found
 
@@ -169,7 +169,8 @@ def wait(family: Sequence[psutil.Process], seconds: float) -> None:
 
 def _runs(member: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return member.is_running() and bool(member.status() != psutil.STATUS_ZOMBIE)
+        ended = member.status() == psutil.STATUS_ZOMBIE and member.num_threads() == 1
+        return member.is_running() and not ended  # a thread may outlive the first one
     return False
 
 

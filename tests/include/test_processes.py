@@ -16,6 +16,7 @@ import pytest
 
 from include import processes
 from include.tools import environment, services
+from tests.waiting import until
 
 # A parent with a child in its session and one that began a session of its own; all ignore SIGTERM
 # where "stubborn" is asked for. The parent tells the numbers of the three in a file.
@@ -148,6 +149,26 @@ def test_stopping_does_not_wait_for_zombies_that_no_parent_reaps(folder):
             assert took < 60, f"{took:.0f} s of the 120 s that living processes are given"
         finally:
             first.kill()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux lets a thread outlive the first one"
+)
+def test_a_process_runs_for_as_long_as_one_of_its_threads_does(folder):
+    code = """
+        import ctypes, os, threading, time
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        SYS_EXIT = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+        ctypes.CDLL(None).syscall(SYS_EXIT, 0)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    process = processes.start(folder, "threads", command, dict(os.environ))
+    found = psutil.Process(process.pid)
+    until(found.status, "the first thread to end", psutil.STATUS_ZOMBIE.__eq__)
+    assert [member.pid for member in process.family()] == [process.pid]
+    processes.stop(folder, [process])
+    assert process.family() == []
+    assert not psutil.pid_exists(process.pid)
 
 
 def test_a_stranger_that_was_given_the_same_number_is_left_alone(folder):

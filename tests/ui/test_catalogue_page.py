@@ -32,6 +32,7 @@ FIRST = "97_01_01_ml_pipeline_structure"
 TRACKED = "97_03_01_mlflow_integration"
 # Each stands for the pipelines whose last run ended, or did not begin, in this way.
 GREEN, RED, WAITING, *_, NEVER = HERE
+REFRESHED = 5000  # so many milliseconds after it has asked, the page asks again
 FILES = ("page.js", "page.css", "icon.svg")
 
 # The ratio of light between each text and what lies behind it, by WCAG 2.2.
@@ -293,11 +294,13 @@ def test_a_card_says_how_the_last_run_went_and_leads_to_it(visit, runs):
 
 
 def test_an_open_page_follows_what_happens(visit, server):
-    page = visit()
+    page = visit(prepare=lambda page: page.clock.install())
     expect(card(page, NEVER).locator(".state")).to_have_text("never run")
     run_id = server.run(NEVER, "success")
+    page.clock.fast_forward(REFRESHED)
     expect(card(page, NEVER).locator(".state")).to_contain_text("success")
     server.api.call("DELETE", f"/dags/{NEVER}/dagRuns/{run_id}")
+    page.clock.fast_forward(REFRESHED)
     expect(card(page, NEVER).locator(".state")).to_have_text("never run")
 
 
@@ -469,13 +472,15 @@ def test_a_refusal_is_said_in_words_and_the_rest_stays(visit, pattern, message, 
 
 
 def test_when_airflow_is_back_the_alert_goes(visit):
-    page = visit(
-        prepare=lambda page: page.route("**/api/v2/dags?*", lambda route: route.abort()),
-        provoked="net::ERR_FAILED",
-    )
+    def cut_off(page):
+        page.clock.install()
+        page.route("**/api/v2/dags?*", lambda route: route.abort())
+
+    page = visit(prepare=cut_off, provoked="net::ERR_FAILED")
     alert = page.locator(".catalogue").get_by_role("alert")
     expect(alert).to_contain_text("Airflow does not answer.")
     page.unroute("**/api/v2/dags?*")
+    page.clock.fast_forward(REFRESHED)
     expect(alert).to_have_count(0)
     expect(card(page, FIRST).locator(".state")).to_be_visible()
 
