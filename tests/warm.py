@@ -69,7 +69,7 @@ def ask(python: str, address: str) -> None:
         line.connect(address)
         for sign in FORWARDED:
             signal.signal(sign, lambda number, _: line.send(bytes([number])))
-        socket.send_fds(line, [json.dumps(given).encode()], range(STREAMS))
+        socket.send_fds(line, [json.dumps(given).encode() + b"\n"], range(STREAMS))
         told = line.recv(16)
     status = int(told) if told else -signal.SIGKILL
     if status < 0:
@@ -100,6 +100,8 @@ def wait_for_a_script(address: str, libraries: Sequence[str]) -> list[str]:
             line.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     content, streams, _, _ = socket.recv_fds(line, MOST_BYTES, STREAMS)
+    while content and not content.endswith(b"\n"):  # a long message may come in parts
+        content += line.recv(MOST_BYTES)
     fork = os.fork()
     if fork:
         watch(line, fork)
