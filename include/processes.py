@@ -62,7 +62,7 @@ class Process:
         for each in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
                 ours = os.getsid(each.pid) == session or each.environ().get(BELONGS_TO) == label
-                if ours and _runs(each):
+                if ours and is_running(each):
                     found.append(each)
         return found
 
@@ -163,11 +163,12 @@ def wait(family: Sequence[psutil.Process], seconds: float) -> None:
     first process of a container may never ask, so nobody waits for that.
     """
     deadline = time.monotonic() + seconds
-    while any(_runs(member) for member in family) and time.monotonic() < deadline:
+    while any(is_running(member) for member in family) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _runs(member: psutil.Process) -> bool:
+def is_running(member: psutil.Process) -> bool:
+    """Whether it still does something; what has ended may wait for its parent to notice."""
     with suppress(psutil.NoSuchProcess):
         ended = member.status() == psutil.STATUS_ZOMBIE and member.num_threads() == 1
         return member.is_running() and not ended  # a thread may outlive the first one

@@ -336,10 +336,10 @@ def test_nothing_is_left_when_airflow_is_stopped_after_a_crash(cluster):
     workers = psutil.Process(scheduler.pid).children(recursive=True)
     psutil.Process(scheduler.pid).kill()
     processes.wait([psutil.Process(scheduler.pid)], 10)
-    assert any(worker.is_running() for worker in workers)
+    assert any(map(processes.is_running, workers))
     assert "scheduler" not in [each.name for each in processes.running(cluster.folder)]
 
     # The workers do not end when they are asked to: they left that to the scheduler.
     processes.stop(cluster.folder, processes.recorded(cluster.folder), grace=5)
     assert processes.recorded(cluster.folder) == []
-    assert not any(worker.is_running() for worker in workers)
+    assert [worker for worker in workers if processes.is_running(worker)] == []
