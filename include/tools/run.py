@@ -176,7 +176,7 @@ def _prepare(home: Path, settings: dict[str, str]) -> None:
         landing.create(home / "landing")
         if not done.exists():
             print("  · making a database for runs", flush=True)
-            up.airflow(settings, "db", "migrate")
+            up.airflow(settings, ["db", "migrate"])
             done.touch()
         _make_known(home / "run" / "known.json", settings)
 
@@ -202,7 +202,7 @@ def _make_known(record: Path, settings: dict[str, str]) -> None:
     if not changed:
         return
     if pools in changed:
-        up.airflow(settings, "pools", "import", str(pools))
+        up.airflow(settings, ["pools", "import", str(pools)])
         changed.remove(pools)
     DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]
     for file in changed:

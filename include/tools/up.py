@@ -22,7 +22,6 @@ COMPONENTS = {
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
 
-
 IN_TURN = """
 import json, sys
 from airflow.__main__ import main
@@ -119,7 +118,7 @@ def prepare(home: Path, env: dict[str, str]) -> None:
     filled.write_text(json.dumps({name: known[name] for name in known if name in ours}))
     yours = home / "connections-yours.json"  # what you have changed in the UI stays
     yours.write_text(json.dumps({name: known[name] for name in known if name not in ours}))
-    commands(
+    airflow(
         env,
         ["db", "migrate"],
         ["pools", "import", str(environment.PROJECT / "config" / "pools.json")],
@@ -165,22 +164,17 @@ def wait_for_dags(env: dict[str, str], expected: set[str], seconds: float = 120.
         time.sleep(0.5)
 
 
-def airflow(env: dict[str, str], *arguments: str) -> None:
-    """Run an `airflow` command to its end."""
-    commands(env, arguments)
-
-
-def commands(env: dict[str, str], *each: Sequence[str]) -> None:
+def airflow(env: dict[str, str], *commands: Sequence[str]) -> None:
     """Run `airflow` commands one after another in one interpreter: to start one takes seconds."""
     done = subprocess.run(
-        [sys.executable, "-c", IN_TURN, json.dumps(each)],
+        [sys.executable, "-c", IN_TURN, json.dumps(commands)],
         env=env,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        tried = " && ".join(" ".join(["airflow", *command]) for command in each)
+        tried = " && ".join(" ".join(["airflow", *command]) for command in commands)
         raise RuntimeError(f"{tried} failed:\n{done.stdout}{done.stderr}")
 
 

@@ -182,8 +182,8 @@ def opened(home: Path, pipelines: list[Pipeline]) -> Iterator[World]:
         env = _settings(home, pipelines, ports)
         _servers(home, records, env, wanted)
         env |= _connections(home, env, records)
-        up.airflow(env, "db", "migrate")
-        up.airflow(env, "pools", "import", str(environment.PROJECT / "config" / "pools.json"))
+        pools = str(environment.PROJECT / "config" / "pools.json")
+        up.airflow(env, ["db", "migrate"], ["pools", "import", pools])
         up.start_airflow(records, env, already={"triggerer"})
         everything = os.pathsep.join([env["PYTHONPATH"], str(home / "all")])
         others = set(up.COMPONENTS) - {"triggerer"}
