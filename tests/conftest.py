@@ -41,6 +41,8 @@ LONGEST = (
     "tests/dags/test_97_02_02",
     "tests/dags/test_97_02_03",
     "tests/dags/test_97_03",
+    "tests/suite/test_proofs_can_fail.py",
+    "tests/ui",
 )
 collect_ignore = ["prove"]  # `make prove` runs them
 pytest_plugins = [
