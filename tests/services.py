@@ -69,7 +69,7 @@ def tracking_server(home: Path) -> Iterator[Server]:
     (home / "mlflow").mkdir(parents=True)
     clone(SHARED / "mlflow.db", home / "mlflow" / "mlflow.db")
     (mlflow,) = (each for each in services.SERVICES if each.name == "mlflow")
-    folder = HOME / "services"
+    folder = home / "services"  # of its own: what is stopped is known by its folder and name
     port = processes.free_port()
     process = services.start(mlflow, home, folder, {mlflow.port_variable: str(port)})
     yield Server(port, http_connection(port))
