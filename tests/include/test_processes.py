@@ -201,7 +201,7 @@ input()
 
 @pytest.fixture
 def ports(monkeypatch):
-    """Only so many ports are there to be given."""
+    """Only so many ports are there to be given; no server of another test has one of them."""
     claims = deque()
     monkeypatch.setattr(processes, "_CLAIMS", claims)
 
@@ -215,8 +215,8 @@ def ports(monkeypatch):
 
 
 def test_two_processes_are_never_given_the_same_port(ports):
-    ports(range(31_000, 31_110))
-    command = [sys.executable, "-c", ASKER.format(31_000, 31_110)]
+    ports(range(61_000, 61_110))
+    command = [sys.executable, "-c", ASKER.format(61_000, 61_110)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
@@ -228,7 +228,7 @@ def test_two_processes_are_never_given_the_same_port(ports):
 
 
 def test_a_port_is_given_again_once_others_were_given_after_it(ports):
-    ports(range(31_200, 31_203), most_claims=2)
+    ports(range(61_200, 61_203), most_claims=2)
     first = [processes.free_port() for _ in range(3)]
     assert len(set(first)) == 3
     assert processes.free_port() == first[0]
