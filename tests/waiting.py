@@ -12,10 +12,11 @@ def until(
     what: str,
     good: Callable[[Found], Any] = bool,
     seconds: float = 60.0,
+    pause: float = 0.05,
 ) -> Found:
     """Look again and again until what is found is good; return it."""
     deadline = time.monotonic() + seconds
     while not good(found := look()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; found {found!r}"
-        time.sleep(0.05)
+        time.sleep(pause)
     return found

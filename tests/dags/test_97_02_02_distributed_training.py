@@ -9,7 +9,6 @@ import sys
 import tempfile
 import textwrap
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from include.tools import environment
 from include.training import launch, neural
 from tests import warm
 from tests.conftest import HOME
+from tests.waiting import until
 
 DAG = "97_02_02_distributed_training"
 WAYS = ("single_process", "all_reduce", "multi_node", "parameter_server")
@@ -54,20 +54,13 @@ def family(mark):
 
 
 def wait_for(what, holds, seconds=120):
-    """Wait for an outcome; says what was there in its place when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, f"{seconds} s, and still no {what}: {found!r}"
-        time.sleep(0.01)
-    return found
+    """Look often: whoever is to be killed trains for a second only."""
+    return until(holds, what, seconds=seconds, pause=0.01)
 
 
 def wait_until_gone(mark):
     """Wait until nothing runs that has this mark."""
-    deadline = time.monotonic() + 60
-    while left := family(mark):
-        assert time.monotonic() < deadline, f"after 60 s these still run: {left}"
-        time.sleep(0.01)
+    until(lambda: family(mark), "these processes to end", lambda left: not left)
 
 
 @contextmanager
