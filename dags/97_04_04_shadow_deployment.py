@@ -27,10 +27,11 @@ ingest → stable →         serve_stable → start_shadow →  join →      c
 date: `DATE=2026-02-01 CONF='{"practise": "the shadow takes 2 seconds"}'`, or `"the shadow fails"`,
 or `"the shadow learned little"`.
 
-**What you should see**: all of 150 requests are copied; the two agree on 94 % of them, their scores
-lie 0.04 apart on average, the candidate is as fast as the live model, and is promoted. Callers are
-asked for 150 answers and get 150, whatever the shadow does: if it takes two seconds, about a fifth
-of the copies are sent, the others dropped, and *Mirror* shows the same latency as without it.
+**What you should see**: all of 150 requests are copied. The two models agree on 94 % of them, and
+their scores lie 0.04 apart on average. The candidate is as fast as the live model, and is promoted.
+Callers are asked for 150 answers and get 150, whatever the shadow does. With a shadow that takes
+two seconds, about a fifth of the copies are sent and the others dropped. *Mirror* then shows the
+same latency as without a shadow.
 
 **Copy it when** a wrong answer is expensive, and a candidate must prove on today's requests that it
 would have given the right ones in time.
