@@ -19,9 +19,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.error import URLError
-from urllib.request import urlopen
 
 import psutil
+
+from include import loopback
+from include.births import birth
 
 HOST = "127.0.0.1"
 # Above those that Ray takes by itself, and below those that systems lend to whoever calls somebody.
@@ -39,19 +41,18 @@ MOST_CLAIMS = 100
 
 @dataclass(frozen=True)
 class Process:
-    """Something that was started: its pid together with its start time is nobody else's."""
+    """Something that was started: its pid together with its birth is nobody else's."""
 
     name: str
     pid: int
-    started: float
+    born: str
     port: int | None
     log: str
 
     def alive(self) -> bool:
         """Whether it still runs, and is not another process that was given the same number."""
         with suppress(psutil.NoSuchProcess):
-            found = psutil.Process(self.pid)
-            return found.create_time() == self.started and found.status() != psutil.STATUS_ZOMBIE
+            return birth(self.pid) == self.born and is_running(psutil.Process(self.pid))
         return False
 
     def family(self) -> list[psutil.Process]:
@@ -68,7 +69,7 @@ class Process:
 
     def _number_was_given_on(self) -> bool:
         with suppress(psutil.NoSuchProcess):
-            return psutil.Process(self.pid).create_time() != self.started
+            return birth(self.pid) != self.born
         return False
 
     def last_words(self, lines: int = 15) -> str:
@@ -82,7 +83,9 @@ def start(
 ) -> Process:
     """Start a command in the background, as a group of its own, and write down that it was."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"{name}.log"
+    record, log = folder / f"{name}.json", folder / f"{name}.log"
+    if record.exists() and (left := [each.pid for each in _read(record).family()]):
+        raise RuntimeError(f"{name} runs already in {folder}: pid {', '.join(map(str, left))}")
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -94,11 +97,10 @@ def start(
             start_new_session=True,
         )
     _HANDLES.append(process)
-    created = psutil.Process(process.pid).create_time()
-    started = Process(name, process.pid, created, port, str(log))
+    started = Process(name, process.pid, birth(process.pid), port, str(log))
     part = folder / f"{name}.json.part"
     part.write_text(json.dumps(asdict(started)))
-    part.replace(folder / f"{name}.json")
+    part.replace(record)
     return started
 
 
@@ -112,7 +114,7 @@ def _read(record: Path) -> Process:
     try:
         return Process(**json.loads(record.read_text()))
     except (TypeError, ValueError):
-        return Process(record.stem, NOBODY, 0.0, None, str(record.with_suffix(".log")))
+        return Process(record.stem, NOBODY, "", None, str(record.with_suffix(".log")))
 
 
 def running(folder: Path) -> list[Process]:
@@ -142,7 +144,7 @@ def wait_until_answers(url: str, process: Process, seconds: float = 120.0) -> No
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with urlopen(url, timeout=5):  # noqa: S310
+            with loopback.ask(url, 5):
                 return
         except (URLError, ConnectionError, TimeoutError):
             pass

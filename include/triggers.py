@@ -44,10 +44,13 @@ class JobTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look, tell, and sleep; fire once."""
         job, told = Job(Path(self.folder)), 0
+        news, heard = None, time.monotonic()  # which nobody sets, unlike the time of the day
         while True:
             state, progress, reached = await asyncio.to_thread(
                 lambda: (job.state(), job.progress(), job.reached())
             )
+            if progress != news:
+                news, heard = progress, time.monotonic()
             if progress is not None and told < reached <= progress.epoch:
                 self.log.info("checkpoint at epoch %d; %s", reached, progress)
                 told = reached
@@ -55,7 +58,7 @@ class JobTrigger(BaseTrigger):
                 why = state
             elif now() > self.deadline:
                 why = "out of time"
-            elif progress is not None and now() - progress.at > self.silence:
+            elif progress is not None and time.monotonic() - heard > self.silence:
                 why = "silent"
             else:
                 await asyncio.sleep(POLL_SECONDS)

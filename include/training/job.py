@@ -27,6 +27,8 @@ from typing import Any
 
 import psutil
 
+from include.births import birth
+
 PROJECT = Path(__file__).resolve().parents[2]
 KEPT_CHECKPOINTS = 3
 GRACE_SECONDS = 20.0
@@ -182,8 +184,7 @@ class Job:
                 raise SystemExit(f"another process is at work in {self.folder}") from None
             signal.signal(signal.SIGTERM, self._hear)
             self.tell(Progress("starting"))
-            me = psutil.Process()
-            record = {"pid": me.pid, "started": me.create_time()}
+            record = {"pid": os.getpid(), "born": birth(os.getpid())}
             self._write("process.json", json.dumps(record).encode())
             yield
 
@@ -215,7 +216,7 @@ class Job:
             return None
         with suppress(psutil.NoSuchProcess):
             found = psutil.Process(record["pid"])
-            same = found.create_time() == record["started"]
+            same = birth(found.pid) == record["born"]
             if same and found.status() != psutil.STATUS_ZOMBIE:
                 return found
         return None

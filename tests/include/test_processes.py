@@ -105,6 +105,14 @@ def test_who_died_with_all_children_stays_on_record_until_it_is_stopped(folder):
     assert processes.recorded(folder) == []
 
 
+def test_a_name_that_runs_is_not_started_twice(folder):
+    process, pids = family_of_three(folder)
+    with pytest.raises(RuntimeError, match=rf"parent runs already in .*: pid {pids[0]}, "):
+        processes.start(folder, "parent", [sys.executable, "-c", ""], {})
+    assert processes.recorded(folder) == [process]
+    assert all(lives(pid) for pid in pids)
+
+
 def test_a_broken_record_hides_nobody(folder):
     _, pids = family_of_three(folder)
     (folder / "parent.json").write_text("")
@@ -171,10 +179,20 @@ def test_a_process_runs_for_as_long_as_one_of_its_threads_does(folder):
     assert not psutil.pid_exists(process.pid)
 
 
+def test_a_step_of_the_clock_does_not_change_who_a_process_is(folder, monkeypatch):
+    process, _ = family_of_three(folder)
+    create_time = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: create_time(self) + 30)
+    assert process.alive()
+    assert processes.running(folder) == [process]
+    processes.stop(folder, [process])
+    assert process.family() == []
+
+
 def test_a_stranger_that_was_given_the_same_number_is_left_alone(folder):
     folder.mkdir()
     with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as stranger:
-        mine = processes.Process("old", stranger.pid, 1.0, None, str(folder / "old.log"))
+        mine = processes.Process("old", stranger.pid, "earlier", None, str(folder / "old.log"))
         (folder / "old.json").write_text(json.dumps(asdict(mine)))
         assert not mine.alive()
         processes.stop(folder, [mine])

@@ -79,6 +79,20 @@ def test_it_wakes_the_task_when_the_job_no_longer_gets_on(running):
     assert asyncio.run(woken_by(watching(running, silence=0.1))) == "silent"
 
 
+def test_a_step_of_the_clock_does_not_make_a_job_silent(running, monkeypatch):
+    an_hour_ago = time.time() - 3600
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: an_hour_ago)
+        running.tell(Progress("training", 3, 5, 0.5))
+
+    async def waits():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(woken_by(watching(running)), 0.5)
+
+    asyncio.run(waits())
+    assert running.alive()
+
+
 def test_it_tells_of_each_checkpoint_once(running, monkeypatch):
     told = []
     log = SimpleNamespace(info=lambda line, *values: told.append(line % values))
