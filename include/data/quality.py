@@ -62,11 +62,18 @@ def _sentence(result: Any, frame: "pd.DataFrame", row_id: str) -> str:
     subject = f"{column or 'the table'}: {wanted.type}"
     if terms:
         subject += f"({', '.join(f'{name}={value}' for name, value in terms.items())})"
-    if result.exception_info.get("exception_message"):
-        return f"{subject} could not be checked: {result.exception_info['exception_message']}"
+    if reasons := _exceptions(result.exception_info):
+        return f"{subject} could not be checked: {'; '.join(reasons)}"
     rows = result.result.get("unexpected_index_list")
     if not rows:
         return f"{subject}, found {result.result.get('observed_value')}"
     ids = frame.loc[rows[:NAMED_ROWS], row_id].tolist() if row_id in frame else rows[:NAMED_ROWS]
     more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
     return f"{subject} fails for {row_id} {', '.join(map(str, ids))}{more}"
+
+
+def _exceptions(told: dict[str, Any]) -> list[str]:
+    """What went wrong, once each: Great Expectations tells it for each metric that it needed."""
+    each = [told] if "exception_message" in told else list(told.values())
+    messages = [str(one["exception_message"]) for one in each if one["exception_message"]]
+    return list(dict.fromkeys(messages))

@@ -55,6 +55,7 @@ def by_time(rows: "pd.DataFrame", at: str, share: float, wait: timedelta) -> "Pa
     A label may become known as late as `wait` after its row. Rows whose label was not safely known
     at the cut are in neither part.
     """
+    _refuse_gaps(rows, at)
     cut = rows[at].sort_values().iloc[int(len(rows) * (1 - share))]
     return rows[rows[at] + wait <= cut], rows[rows[at] >= cut]
 
@@ -63,9 +64,16 @@ def by_group(rows: "pd.DataFrame", group: str, share: float, seed: int) -> "Part
     """Draw whole groups: nobody in validation has been met in training."""
     from sklearn.model_selection import GroupShuffleSplit
 
+    _refuse_gaps(rows, group)
     drawing = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
     train, validation = next(drawing.split(rows, groups=rows[group]))
     return rows.iloc[train], rows.iloc[validation]
+
+
+def _refuse_gaps(rows: "pd.DataFrame", column: str) -> None:
+    """A row that could be on either side of a split is put on none."""
+    if missing := int(rows[column].isna().sum()):
+        raise ValueError(f"{missing} of {len(rows)} rows have no {column} to split by")
 
 
 def crossings(

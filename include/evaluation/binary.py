@@ -3,16 +3,31 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
+
+
+def judged(
+    labels: "ArrayLike", scores: "ArrayLike"
+) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
+    """Labels and scores as arrays; refuse rows of which one is missing, and no rows at all."""
+    import numpy as np
+
+    pair = np.asarray(labels, dtype=float), np.asarray(scores, dtype=float)
+    for name, values in zip(("label", "score"), pair, strict=True):
+        if missing := int(np.isnan(values).sum()):
+            raise ValueError(f"{missing} of {len(values)} rows have no {name}: leave them out")
+    if not len(pair[0]):
+        raise ValueError("there are no rows to judge by")
+    return pair
 
 
 def report(labels: "ArrayLike", scores: "ArrayLike", threshold: float = 0.5) -> dict[str, float]:
     """Measure ranking, decisions at the threshold, and whether the scores mean what they say."""
-    import numpy as np
     from sklearn import metrics
 
-    labels, scores = np.asarray(labels), np.asarray(scores)
+    labels, scores = judged(labels, scores)
     decided = scores >= threshold
     return {
         "roc_auc": float(metrics.roc_auc_score(labels, scores)),
@@ -31,7 +46,7 @@ def cheapest(labels: "ArrayLike", scores: "ArrayLike", miss_costs: float) -> flo
     """
     import numpy as np
 
-    labels, scores = np.asarray(labels), np.asarray(scores)
+    labels, scores = judged(labels, scores)
     nobody = np.nextafter(scores.max(), np.inf)
     thresholds = np.append(np.unique(scores), nobody)
     rising = np.sort(scores[labels == 1])
@@ -44,9 +59,7 @@ def cheapest(labels: "ArrayLike", scores: "ArrayLike", miss_costs: float) -> flo
 
 def cost(labels: "ArrayLike", decided: "ArrayLike", miss_costs: float) -> float:
     """What the decisions cost for each row, in false alarms."""
-    import numpy as np
-
-    labels, decided = np.asarray(labels, dtype=bool), np.asarray(decided, dtype=bool)
+    labels, decided = (each.astype(bool) for each in judged(labels, decided))
     return float((miss_costs * (labels & ~decided) + (~labels & decided)).mean())
 
 
@@ -55,7 +68,7 @@ def calibration(labels: "ArrayLike", scores: "ArrayLike", groups: int = 10) -> "
     import numpy as np
     import pandas as pd
 
-    labels, scores = np.asarray(labels), np.asarray(scores)
+    labels, scores = judged(labels, scores)
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, groups + 1)))
     group = np.searchsorted(edges[1:-1], scores, side="left")
     frame = pd.DataFrame({"said": scores, "true": labels})

@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from include.evaluation import binary
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+MOST_COUNTS = 2**22
+"""So many counts are held at once: 32 MB, however many rows and resamples there are."""
 
 
 def intervals(
@@ -23,7 +28,13 @@ def intervals(
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
     """Where each measure of `binary.report` lies in the middle of the resamples."""
-    drawn = measures(labels, scores, threshold, counts(labels, resamples, seed))
+    labels, scores = binary.judged(labels, scores)
+    rng, at_once = np.random.default_rng(seed), max(1, MOST_COUNTS // len(labels))
+    parts = [
+        measures(labels, scores, threshold, counts(labels, min(at_once, resamples - first), rng))
+        for first in range(0, resamples, at_once)
+    ]
+    drawn = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     tail = (1 - level) / 2
     return {
         name: (float(np.quantile(values, tail)), float(np.quantile(values, 1 - tail)))
@@ -31,7 +42,9 @@ def intervals(
     }
 
 
-def counts(labels: "ArrayLike", resamples: int, seed: int) -> "NDArray[np.int64]":
+def counts(
+    labels: "ArrayLike", resamples: int, seed: int | np.random.Generator
+) -> "NDArray[np.int64]":
     """How often each resample (a row) draws each observation (a column)."""
     labels = np.asarray(labels)
     rng = np.random.default_rng(seed)
@@ -46,7 +59,7 @@ def measures(
     labels: "ArrayLike", scores: "ArrayLike", threshold: float, weights: "NDArray[np.int64]"
 ) -> dict[str, "NDArray[np.float64]"]:
     """The measures of `binary.report` for every row of weights."""
-    labels, scores = np.asarray(labels), np.asarray(scores)
+    labels, scores = binary.judged(labels, scores)
     order = np.argsort(-scores, kind="stable")
     falling, left = scores[order], labels[order]
     starts = np.flatnonzero(np.r_[True, np.diff(falling) != 0])  # equal scores are one step

@@ -8,7 +8,7 @@ tests together.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,28 +29,30 @@ def columns(
 
     Numbers by Kolmogorov and Smirnov, with the distance of Wasserstein in standard deviations of
     the reference; categories by chi-squared; both with the population stability index (PSI).
+
+    Only numbers that are there are compared. Where some are missing, their share is tested in a row
+    named "… is missing". A missing category counts as one more category.
     """
     import pandas as pd
     from scipy import stats
 
+    _refuse_empty(reference=reference, window=window)
     rows = {}
     for name in numeric:
-        before, now = reference[name].to_numpy(float), window[name].to_numpy(float)
-        rows[name] = {
-            "test": "Kolmogorov-Smirnov",
-            "p": stats.ks_2samp(before, now, method="asymp").pvalue,
-            "psi": psi(*_binned(before, now)),
-            "wasserstein": stats.wasserstein_distance(before, now) / (before.std() or 1.0),
-        }
+        every = [each[name].to_numpy(float, na_value=np.nan) for each in (reference, window)]
+        gaps = np.array([[np.isnan(each).sum(), (~np.isnan(each)).sum()] for each in every])
+        before, now = (each[~np.isnan(each)] for each in every)
+        if gaps[:, 0].any():
+            rows[f"{name} is missing"] = _categories(gaps)
+        if len(before) and len(now):
+            rows[name] = {
+                "test": "Kolmogorov-Smirnov",
+                "p": stats.ks_2samp(before, now, method="asymp").pvalue,
+                "psi": psi(*_binned(before, now)),
+                "wasserstein": stats.wasserstein_distance(before, now) / (before.std() or 1.0),
+            }
     for name in categorical:
-        counted = _counted(reference[name], window[name])
-        several = counted.shape[1] > 1  # of one value there is nothing to tell apart
-        rows[name] = {
-            "test": "chi-squared",
-            "p": stats.chi2_contingency(counted, correction=False).pvalue if several else 1.0,
-            "psi": psi(*counted),
-            "wasserstein": float("nan"),
-        }
+        rows[name] = _categories(_counted(reference[name], window[name]))
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("column")
     return _adjusted(table)
 
@@ -66,21 +68,42 @@ def errors(
     `missed` is label minus score. As long as the inputs mean what they meant, the product of an
     input and the error has the mean that it had, whatever inputs come; so unlike the loss or the
     AUC it stays quiet where only the customers have changed. Compared by Welch's test; the inputs
-    are to be of one scale.
+    are to be of one scale. Rows whose label is not known yet (a missed of NaN) do not count.
     """
     import pandas as pd
     from scipy import stats
 
+    _refuse_empty(reference=inputs, window=later_inputs)
     before, now = (
         each.mul(np.asarray(wrong), axis=0).assign(overall=np.asarray(wrong))
         for each, wrong in ((inputs, missed), (later_inputs, later_missed))
     )
-    found = stats.ttest_ind(now, before, equal_var=False)
+    found = stats.ttest_ind(now, before, equal_var=False, nan_policy="omit")
     table = pd.DataFrame(
         {"p": np.nan_to_num(found.pvalue, nan=1.0), "change": now.mean() - before.mean()},
         index=pd.Index(before.columns, name="input"),
     )
     return _adjusted(table)
+
+
+def _refuse_empty(**frames: "pd.DataFrame") -> None:
+    for name, frame in frames.items():
+        if frame.empty:
+            raise ValueError(f"the {name} has no rows: nothing can be compared")
+
+
+def _categories(counted: "NDArray[np.int64]") -> dict[str, Any]:
+    """Compare the counts of some categories before with those of now."""
+    from scipy import stats
+
+    counted = counted[:, counted.any(axis=0)]
+    several = counted.shape[1] > 1  # of one value there is nothing to tell apart
+    return {
+        "test": "chi-squared",
+        "p": stats.chi2_contingency(counted, correction=False).pvalue if several else 1.0,
+        "psi": psi(*counted),
+        "wasserstein": float("nan"),
+    }
 
 
 def drifted(table: "pd.DataFrame", rate: float, least_psi: float = 0.0) -> list[str]:
@@ -122,9 +145,11 @@ def _binned(
 
 
 def _counted(before: "pd.Series[str]", now: "pd.Series[str]") -> "NDArray[np.int64]":
-    """Count each category in both, also one that only one of them has."""
-    known = sorted(set(before) | set(now))
-    return np.array([[(each == value).sum() for value in known] for each in (before, now)])
+    """Count each category in both, also one that only one of them has, and those missing."""
+    known = sorted(set(before.dropna()) | set(now.dropna()), key=str)
+    return np.array([
+        [*((each == value).sum() for value in known), each.isna().sum()] for each in (before, now)
+    ])
 
 
 def _adjusted(table: "pd.DataFrame") -> "pd.DataFrame":

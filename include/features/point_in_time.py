@@ -31,6 +31,7 @@ def join(rows: "pd.DataFrame", view: "pd.DataFrame", entity: str) -> "pd.DataFra
     import pandas as pd
 
     _refuse_timeless(rows, "at", entity)
+    _refuse_nobodys(rows, entity)
     return pd.merge_asof(
         rows.sort_values("at", kind="stable"),
         view,
@@ -50,6 +51,7 @@ def _in_order(facts: "pd.DataFrame", entity: str) -> "pd.DataFrame":
     """In the order of knowing; what is about a time to come counts from that time on."""
     for time in ("event_at", "known_at"):
         _refuse_timeless(facts, time, entity)
+    _refuse_nobodys(facts, entity)
     known_at = facts[["event_at", "known_at"]].max(axis=1)
     return facts.assign(known_at=known_at).sort_values(["known_at", "event_at"], kind="stable")
 
@@ -60,3 +62,9 @@ def _refuse_timeless(rows: "pd.DataFrame", time: str, entity: str) -> None:
     if without:
         named = ", ".join(map(str, without[:NAMED]))
         raise ValueError(f"{len(without)} rows have no {time} to join by: {entity} {named}")
+
+
+def _refuse_nobodys(rows: "pd.DataFrame", entity: str) -> None:
+    """Rows that are about nobody would be joined to one another."""
+    if missing := int(rows[entity].isna().sum()):
+        raise ValueError(f"{missing} rows have no {entity} to join by")

@@ -200,3 +200,75 @@ def test_numbers_are_drawn_as_curves_and_categories_as_bars():
     drawn = plots.shifted(before.plan, now.plan, "plan")
     heights = sum(bar.get_height() for bar in drawn.axes[0].patches)
     assert heights == pytest.approx(2)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_values_that_go_missing_are_found_by_their_share(share):
+    reference, window = churn.customers(6000), churn.customers(2000, seed=5)
+    gone = np.random.default_rng(5).random(2000) < share
+    window["usage_hours"] = window.usage_hours.mask(gone)
+    table = drift.columns(reference, window, NUMERIC, CATEGORICAL)
+    assert drift.drifted(table, 0.01, least_psi=0.05) == ["usage_hours is missing"]
+    if share < 1:
+        assert table.p["usage_hours"] > 0.01  # those that are there are as they were
+
+
+def test_gaps_that_were_always_there_are_no_drift():
+    rng = np.random.default_rng(6)
+    reference, window = churn.customers(6000), churn.customers(2000, seed=6)
+    for frame in (reference, window):
+        frame["usage_hours"] = frame.usage_hours.mask(rng.random(len(frame)) < 0.2)
+        frame["plan"] = frame.plan.mask(rng.random(len(frame)) < 0.1)
+    table = drift.columns(reference, window, NUMERIC, CATEGORICAL)
+    assert drift.drifted(table, 0.01, least_psi=0.05) == []
+    assert {"usage_hours is missing", "usage_hours"} <= set(table.index)
+
+
+def test_a_shift_is_found_behind_gaps():
+    rng = np.random.default_rng(7)
+    reference, window = churn.customers(6000), churn.customers(2000, seed=7)
+    window["usage_hours"] = window.usage_hours + 0.5 * reference.usage_hours.std()
+    for frame in (reference, window):
+        frame["usage_hours"] = frame.usage_hours.mask(rng.random(len(frame)) < 0.2)
+    table = drift.columns(reference, window, NUMERIC, CATEGORICAL)
+    assert drift.drifted(table, 0.01, least_psi=0.05) == ["usage_hours"]
+
+
+def test_a_category_that_goes_missing_is_one_more_category():
+    before = pd.DataFrame({"plan": ["a"] * 60 + ["b"] * 40})
+    now = pd.DataFrame({"plan": ["a"] * 30 + ["b"] * 20 + [None] * 50})
+    found = drift.columns(before, now, [], ["plan"]).loc["plan"]
+    expected = stats.chi2_contingency([[60, 40, 0], [30, 20, 50]], correction=False).pvalue
+    assert found.p == pytest.approx(expected)
+
+
+def test_integers_with_gaps_of_pandas_own_kind_are_compared():
+    before = pd.DataFrame({"calls": pd.array([1, 2, 3, None] * 50, dtype="Int64")})
+    table = drift.columns(before, before, ["calls"])
+    assert table.p.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("empty", ["reference", "window"])
+def test_nothing_to_compare_is_named(empty):
+    rows = churn.customers(100)
+    frames = {"reference": rows, "window": rows} | {empty: rows.head(0)}
+    with pytest.raises(ValueError, match=f"the {empty} has no rows"):
+        drift.columns(frames["reference"], frames["window"], NUMERIC)
+    wrong = {name: np.zeros(len(frame)) for name, frame in frames.items()}
+    with pytest.raises(ValueError, match=f"the {empty} has no rows"):
+        drift.errors(
+            frames["reference"][NUMERIC],
+            wrong["reference"],
+            frames["window"][NUMERIC],
+            wrong["window"],
+        )
+
+
+def test_rows_without_a_label_yet_do_not_hide_an_error_that_changed():
+    rng = np.random.default_rng(8)
+    inputs = pd.DataFrame({"x": rng.normal(size=4000)})
+    before, now = rng.normal(size=4000), rng.normal(size=4000) + 0.5
+    now[:1000] = np.nan
+    table = drift.errors(inputs, before, inputs, now)
+    assert drift.drifted(table, 0.01) == ["overall"]
+    assert table.change["overall"] == pytest.approx(0.5, abs=0.1)

@@ -231,3 +231,58 @@ def test_a_page_holds_its_pictures_and_escapes_what_it_is_given(scored):
     assert whole.count('src="data:image/png;base64,iVBOR') == 1
     assert "http" not in whole
     assert whole == page.html("<T>", "lead", parts)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        binary.report,
+        binary.calibration,
+        lambda labels, scores: binary.cheapest(labels, scores, 5),
+        lambda labels, scores: binary.cost(labels, scores, 5),
+        lambda labels, scores: bootstrap.intervals(labels, scores, 0.5, 10, seed=1),
+    ],
+)
+def test_rows_without_a_label_or_a_score_are_refused_and_counted(measure):
+    labels, scores = [0, 1, 0, 1], [0.1, 0.9, 0.4, 0.6]
+    measure(labels, scores)
+    with pytest.raises(ValueError, match="2 of 4 rows have no label"):
+        measure([0, np.nan, np.nan, 1], scores)
+    with pytest.raises(ValueError, match="1 of 4 rows have no score"):
+        measure(labels, [0.1, np.nan, 0.4, 0.6])
+    with pytest.raises(ValueError, match="no rows to judge by"):
+        measure([], [])
+
+
+def test_rows_without_a_part_are_a_part_of_their_own():
+    rows = pd.DataFrame({
+        "plan": ["a", "a", None, None, None, None],
+        "label": [0, 1, 0, 1, 1, 0],
+        "score": [0.1, 0.9, 0.9, 0.1, 0.2, 0.8],
+    })
+    assert slices.auc_by(rows["plan"], rows["label"], rows["score"]) == {
+        "a": 1.0,
+        slices.MISSING: 0.0,
+    }
+    table = slices.table(rows, ["plan"], "label", "score").set_index("part")
+    assert table["rows"].to_dict() == {"a": 2, slices.MISSING: 4}
+    rates = slices.rates_by(rows["plan"], rows["label"], rows["score"] > 0.5)
+    assert rates[slices.MISSING]["of true"] == 0.0
+    assert rates["widest gap"]["of true"] == 1.0
+
+
+def test_intervals_take_no_more_memory_for_more_resamples(scored, monkeypatch):
+    whole = bootstrap.intervals(*scored, 0.5, 300, seed=3)
+    held = []
+    counts = bootstrap.counts
+
+    def noting(labels, resamples, rng):
+        held.append(resamples * len(labels))
+        return counts(labels, resamples, rng)
+
+    monkeypatch.setattr(bootstrap, "MOST_COUNTS", 50 * len(scored[0]))
+    monkeypatch.setattr(bootstrap, "counts", noting)
+    parts = bootstrap.intervals(*scored, 0.5, 300, seed=3)
+    assert held == [50 * len(scored[0])] * 6
+    for name, (low, high) in whole.items():
+        assert parts[name] == pytest.approx((low, high), abs=0.02)

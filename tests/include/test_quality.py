@@ -43,3 +43,19 @@ def test_many_rows_are_counted_and_five_of_them_named():
     expect = quality.expectations()
     with pytest.raises(quality.BrokenExpectations, match="fails for row 10, 11, 12, 13, 14 and 3 "):
         check(expect.ExpectColumnValuesToBeBetween(column="age", max_value=0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("ExpectColumnValuesToBeBetween", "of the same type"),
+        ("ExpectColumnMeanToBeBetween", "reduction 'mean'"),
+    ],
+)
+def test_what_can_not_be_checked_is_told_with_the_reason(kind, reason):
+    expectation = getattr(quality.expectations(), kind)
+    with pytest.raises(quality.BrokenExpectations) as broken:
+        check(expectation(column="plan", min_value=0, max_value=1))
+    (_, line) = str(broken.value).splitlines()
+    assert line.startswith("- plan: expect_column_")
+    assert reason in line.partition(" could not be checked: ")[2]
