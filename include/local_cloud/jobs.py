@@ -14,7 +14,7 @@ from include.tools.environment import PROJECT
 
 LAST_WORDS = 1_000
 # What a job finds of this machine's environment; connections and keys are nobody's business there.
-PASSED_ON = ("LD_LIBRARY_PATH", "PATH", BELONGS_TO)
+PASSED_ON = ("LD_LIBRARY_PATH", "NO_PROXY", "PATH", "no_proxy", BELONGS_TO)
 # What stands for an image of this project has its modules too.
 WITH_PROJECT = {"PYTHONPATH": str(PROJECT)}
 

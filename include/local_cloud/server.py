@@ -1,7 +1,8 @@
 """What the local platforms have in common: how one starts, is found, is troubled and ends.
 
 Beside the vendor's API, on ports of its own choice, a platform has a side door: plain HTTP on the
-port that its launcher names. It is for who runs the platform, never for a pipeline:
+port that its launcher names. It is for who runs the platform, never for a pipeline. Each request
+but the first shows the token of the file `door-token` in the platform's folder:
 
     GET    /health      answers once the platform does
     GET    /resources   what its users have left there, by kind
@@ -9,7 +10,10 @@ port that its launcher names. It is for who runs the platform, never for a pipel
     DELETE /faults      no more trouble
 """
 
+import hmac
 import json
+import os
+import secrets
 import signal
 import threading
 from argparse import ArgumentParser
@@ -20,7 +24,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
+from include import loopback
+
 HOST = "127.0.0.1"
+MOST_BYTES = 2**28
 # What a request raises whose parts are not of the kind that the vendor says. The traceback goes to
 # the log, for it may be a fault of the platform as well.
 MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
@@ -105,6 +112,38 @@ class Redirect:
     """For clients whose address no connection can change."""
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Reads a request, and refuses those that a page of another server may have sent."""
+
+    timeout = 60  # seconds that a client may be silent within a request
+    wbufsize = -1  # headers and body in one packet: the second would wait for the first's echo
+
+    def parse_request(self) -> bool:
+        """Read the first line and the headers; answer at once where they are refused."""
+        if not super().parse_request():
+            return False
+        hosts, length = self.headers.get_all("Host", []), self.headers.get("Content-Length", "0")
+        why = loopback.refusal(hosts[0] if len(hosts) == 1 else None, self.headers.get("Origin"))
+        if why:
+            self.send_error(403, explain=why)
+        elif "Transfer-Encoding" in self.headers:
+            self.send_error(501, explain="the body must have a Content-Length")
+        elif not (length.isascii() and length.isdecimal()):
+            self.send_error(400, explain=f"Content-Length {length!r} is no number")
+        elif len(length) > len(str(MOST_BYTES)) or int(length) > MOST_BYTES:
+            self.send_error(413, explain=f"the body is longer than {MOST_BYTES} bytes")
+        else:
+            return True
+        return False
+
+    def body(self) -> bytes:
+        """What follows the headers."""
+        return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing of each request: the log is for what goes wrong."""
+
+
 class Platform(Protocol):
     """A vendor's API that listens already."""
 
@@ -125,6 +164,7 @@ def main(opened: Callable[[Path, Faults], Platform]) -> None:
     parser.add_argument("--port", type=int, required=True, help="of the side door")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(loopback.no_proxy())  # for the platform, and all that it starts
     ended = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: ended.set())
@@ -134,7 +174,8 @@ def main(opened: Callable[[Path, Faults], Platform]) -> None:
         platform = opened(asked.folder, faults)
         try:
             write(redirect_file(asked.folder), json.dumps(asdict(platform.redirect())))
-            door.RequestHandlerClass = _side_door(platform, faults)
+            token = secret(token_file(asked.folder))
+            door.RequestHandlerClass = _side_door(platform, faults, token)
             threading.Thread(target=door.serve_forever, daemon=True).start()
             ended.wait()
             door.shutdown()
@@ -153,6 +194,18 @@ def redirect(folder: Path) -> Redirect:
     return Redirect(**json.loads(redirect_file(folder).read_text(encoding="utf-8")))
 
 
+def token_file(folder: Path) -> Path:
+    """Where the token of a platform's side door is."""
+    return folder / "door-token"
+
+
+def secret(file: Path) -> str:
+    """What this file holds; made at random where it is missing."""
+    if not file.exists():
+        write(file, secrets.token_urlsafe(32))
+    return file.read_text(encoding="utf-8")
+
+
 def write(target: Path, content: str | bytes) -> None:
     """Whole or not at all, and for its owner alone: credentials may be in it."""
     part = target.with_name(f"{target.name}.{threading.get_ident()}.part")
@@ -161,34 +214,39 @@ def write(target: Path, content: str | bytes) -> None:
     part.replace(target)
 
 
-def _side_door(platform: Platform, faults: Faults) -> type[BaseHTTPRequestHandler]:
-    class SideDoor(BaseHTTPRequestHandler):
+def _side_door(platform: Platform, faults: Faults, token: str) -> type[BaseHTTPRequestHandler]:
+    class SideDoor(Handler):
         def do_GET(self) -> None:
             if self.path == "/health":
                 self._answer(200, {"status": "ok"})
-            elif self.path == "/resources":
+            elif self._admitted("/resources"):
                 self._answer(200, platform.resources())
-            else:
-                self._answer(404, {"error": f"nothing at {self.path}"})
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if self.path != "/faults":
-                self._answer(404, {"error": f"nothing at {self.path}"})
+            body = self.body()
+            if not self._admitted("/faults"):
                 return
             try:
                 faults.add(Fault(**json.loads(body)))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 self._answer(400, {"error": str(error)})
             else:
                 self._answer(200, {})
 
         def do_DELETE(self) -> None:
-            if self.path != "/faults":
+            if self._admitted("/faults"):
+                faults.clear()
+                self._answer(200, {})
+
+        def _admitted(self, path: str) -> bool:
+            given = self.headers.get("Authorization", "").encode()
+            if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+                self._answer(401, {"error": "the token of the side door is missing or wrong"})
+            elif self.path != path:
                 self._answer(404, {"error": f"nothing at {self.path}"})
-                return
-            faults.clear()
-            self._answer(200, {})
+            else:
+                return True
+            return False
 
         def _answer(self, status: int, content: dict[str, Any]) -> None:
             text = json.dumps(content).encode()
@@ -197,8 +255,5 @@ def _side_door(platform: Platform, faults: Faults) -> type[BaseHTTPRequestHandle
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing: the log is for the vendor's API."""
 
     return SideDoor

@@ -9,7 +9,7 @@ from include import processes
 from include.local_cloud import platforms
 from tests.conftest import HOME
 from tests.local_cloud import sdk
-from tests.services import Platform, platform
+from tests.services import opened, platform
 
 TRAIN = """
 import sys
@@ -432,7 +432,7 @@ def test_after_a_restart_everything_is_there_and_the_running_job_is_lost(cloud, 
     azure(wait, "interrupted", "Running")
     processes.stop(records, processes.recorded(records))
     process = platforms.start(entry, home, records, {})
-    again = Platform(platforms.redirects(home, ["azure_ml"]), f"http://127.0.0.1:{process.port}")
+    again = opened(entry, home, process)
     with connected(again) as ask:
         assert ask(wait, "interrupted", "Completed", "Failed") == "Failed"
         with pytest.raises(sdk.SdkError, match=r"(?s)ServiceError.*The node was lost"):

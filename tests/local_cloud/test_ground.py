@@ -170,7 +170,9 @@ def test_a_platform_says_what_leads_to_it_remembers_and_ends(tiny, tmp_path):
         leads = platforms.redirects(tmp_path, [process.name])
         assert leads.connections == {"tiny_default": {"conn_type": "http"}}
         assert leads.env == {"TINY": "here"}
-        with urlopen(f"{door}/resources") as answer:
+        token = server.token_file(tiny.folder(tmp_path)).read_text()
+        shown = {"Authorization": f"Bearer {token}"}
+        with urlopen(Request(f"{door}/resources", headers=shown)) as answer:
             assert len(json.load(answer)["visits"]) == visit + 1
         for wrong, told in (
             ({"kind": "thunder"}, "thunder"),
@@ -178,7 +180,7 @@ def test_a_platform_says_what_leads_to_it_remembers_and_ends(tiny, tmp_path):
             ({"kind": "slow", "operation": 5}, "are texts"),
         ):
             with pytest.raises(HTTPError) as refused:
-                urlopen(Request(f"{door}/faults", json.dumps(wrong).encode()))
+                urlopen(Request(f"{door}/faults", json.dumps(wrong).encode(), shown))
             assert told in json.load(refused.value)["error"]
         processes.stop(records, [process])
         assert not process.family()

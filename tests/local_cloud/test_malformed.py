@@ -52,7 +52,10 @@ def kubernetes(platform: Platform) -> Caller:
 
 
 def vertex(platform: Platform) -> Caller:
-    return Caller(platform.redirect.env["STORAGE_EMULATOR_HOST"])
+    env = platform.redirect.env
+    (connection,) = platform.redirect.connections.values()
+    credentials = json.loads(Path(connection["extra"]["credential_config_file"]).read_text())
+    return Caller(env["API_ENDPOINT_OVERRIDE"], credentials["token"])
 
 
 def azure_ml(platform: Platform) -> Caller:

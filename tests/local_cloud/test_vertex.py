@@ -22,10 +22,9 @@ from google.oauth2.credentials import Credentials
 from include import processes
 from include.data import churn
 from include.local_cloud import platforms
-from include.tools import environment
 from include.training import vertex_churn, vertex_serving
 from tests.conftest import HOME
-from tests.services import Platform
+from tests.services import opened
 from tests.waiting import until
 
 REGION = "europe-west1"
@@ -490,9 +489,8 @@ def test_a_batch_of_wrong_rows_fails_with_the_containers_words(trained, bucket, 
 def started(home):
     (entry,) = (each for each in platforms.PLATFORMS if each.name == "vertex")
     process = platforms.start(entry, home, home / "processes", {})
-    door = f"http://{environment.HOST}:{process.port}"
     try:
-        yield Platform(platforms.redirects(home, ["vertex"]), door)
+        yield opened(entry, home, process)
     finally:
         processes.stop(home / "processes", [process])
     assert process.family() == []

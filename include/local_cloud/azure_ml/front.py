@@ -7,12 +7,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from include.local_cloud.azure_ml.protocol import SCOPE, Refused, Reply, Request, Route
 from include.local_cloud.certificates import Certificates
-from include.local_cloud.server import HOST, MALFORMED, Fault, Faults
+from include.local_cloud.server import HOST, MALFORMED, Fault, Faults, Handler
 
 TROUBLE = {
     "throttled": (429, "TooManyRequests", "The request is being throttled.", 1),
@@ -75,9 +74,8 @@ def _unknown(request: Request) -> Refused:
 
 
 def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Answers(Handler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # one packet for an answer: two would wait for each other
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
@@ -92,7 +90,7 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
                 path=unquote(url.path),
                 query=dict(parse_qsl(url.query, keep_blank_values=True)),
                 headers={name.lower(): value for name, value in self.headers.items()},
-                body=self.rfile.read(int(self.headers.get("Content-Length") or 0)),
+                body=self.body(),
             )
 
         def _answer(self, request: Request) -> None:
@@ -123,7 +121,4 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        def log_message(self, pattern: str, *values: Any) -> None:
-            """Say nothing of what went well: a platform's log is for what did not."""
-
-    return Handler
+    return Answers

@@ -1,10 +1,13 @@
 """Answer for one registered MLflow model: `python score.py <folder> <file for the port>`.
 
 This is what stands behind a deployment without a scoring script. It runs in the interpreter of the
-models' own environment, so it imports nothing of the catalogue.
+models' own environment, so it imports nothing of the catalogue. It answers only the platform, which
+shows the token of the variable SCORER_TOKEN.
 """
 
+import hmac
 import json
+import os
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,12 +19,16 @@ def main(folder: str, told: Path) -> None:
     import mlflow.pyfunc
     import pandas as pd
 
-    model = mlflow.pyfunc.load_model(folder)
+    model, token = mlflow.pyfunc.load_model(folder), os.environ["SCORER_TOKEN"]
 
     class Scorer(BaseHTTPRequestHandler):
         wbufsize = -1
 
         def do_POST(self) -> None:
+            given = self.headers.get("Authorization", "").encode()
+            if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+                self.send_error(401)
+                return
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             try:
                 given = json.loads(body)

@@ -1,5 +1,6 @@
 """Online endpoints: deployments that answer from registered models, and who of them is asked."""
 
+import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Live:
     """Of its job; each new one has another."""
     port: int = 0
     wanted: bool = True
+    token: str = field(default_factory=secrets.token_urlsafe)
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ class Serving:
             self.jobs.start(f"{live.name} is watched", lambda: self._watch(name, color, live, port))
             command = [str(self.python), str(SCORE), str(files), str(port)]
             log = self._log(name, color)
-            self.jobs.run(live.name, command, self.env, Path(folder), log)
+            env = {**self.env, "SCORER_TOKEN": live.token}
+            self.jobs.run(live.name, command, env, Path(folder), log)
         if live.wanted:
             live.wanted = False
             self._tell(name, color, "Failed", last_words(log))
@@ -249,8 +252,10 @@ class Serving:
         live = self._live.get(f"{name}/{color}")
         if live is None or not live.port:
             raise missing("deployment that answers", f"{name}/{color}")
+        shown = {"Authorization": f"Bearer {live.token}"}
+        call = Call(f"http://{HOST}:{live.port}/", request.body, shown)
         try:
-            with urlopen(Call(f"http://{HOST}:{live.port}/", request.body), timeout=60) as answer:
+            with urlopen(call, timeout=60) as answer:  # noqa: S310
                 content, status = answer.read(), answer.status
         except HTTPError as error:
             content, status = error.read(), 424  # what Azure answers for a model that failed

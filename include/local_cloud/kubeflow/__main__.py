@@ -1,6 +1,5 @@
 """Start the server: `python -m include.local_cloud.kubeflow --folder … --port …`."""
 
-import secrets
 import threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +19,7 @@ class Kubeflow:
         versions = Table(folder / "versions")
         self.runs = Runs(folder, faults, versions)
         self.catalogue = Catalogue(folder, self.runs, versions)
-        self.token = _token(folder / "token")
+        self.token = server.secret(folder / "token")
         answers = handler(self.catalogue, faults, self.token)
         self.listener = ThreadingHTTPServer((server.HOST, 0), answers)
         threading.Thread(target=self.listener.serve_forever, daemon=True).start()
@@ -40,12 +39,6 @@ class Kubeflow:
         self.listener.shutdown()
         self.runs.close()
         self.listener.server_close()
-
-
-def _token(file: Path) -> str:
-    if not file.exists():
-        server.write(file, secrets.token_urlsafe(32))
-    return file.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The API over HTTP: which call a request is, and what is answered."""
 
 import email
+import hmac
 import json
 import re
 import traceback
@@ -21,7 +22,7 @@ from include.local_cloud.kubeflow.errors import (
     Refused,
     invalid,
 )
-from include.local_cloud.server import MALFORMED, Faults
+from include.local_cloud.server import MALFORMED, Faults, Handler
 
 V2 = "/apis/v2beta1"
 HEALTH = f"{V2}/healthz"  # whoever asks
@@ -160,12 +161,12 @@ ROUTES = [
 def handler(catalogue: Catalogue, faults: Faults, token: str) -> type[BaseHTTPRequestHandler]:
     """What answers requests that carry the token."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answers(Handler):
         protocol_version = "HTTP/1.1"
 
         def answer(self) -> None:
             address = urlsplit(self.path)
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.body()
             try:
                 given = self._answered(address.path, dict(parse_qsl(address.query)), body)
             except Refused as error:
@@ -182,7 +183,8 @@ def handler(catalogue: Catalogue, faults: Faults, token: str) -> type[BaseHTTPRe
         def _answered(
             self, path: str, query: dict[str, str], body: bytes
         ) -> dict[str, Any] | str | None:
-            known = self.headers.get("Authorization") == f"Bearer {token}"
+            shown = self.headers.get("Authorization", "").encode()
+            known = hmac.compare_digest(shown, f"Bearer {token}".encode())
             if not known and path != HEALTH:
                 raise Refused(UNAUTHENTICATED, "Request header error: there is no valid token")
             for route in ROUTES:
@@ -203,7 +205,7 @@ def handler(catalogue: Catalogue, faults: Faults, token: str) -> type[BaseHTTPRe
             self.end_headers()
             self.wfile.write(text)
 
-    return Handler
+    return Answers
 
 
 def _said(error: Refused, path: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from include import loopback
 from include.local_cloud import server
 from include.local_cloud.kubernetes import execution, resources
 from include.local_cloud.kubernetes.admission import admitted, unchanged
@@ -80,7 +81,10 @@ class Api:
 
     async def _guarded(self, request: web.Request) -> web.StreamResponse:
         try:
-            given = request.headers.get("Authorization", "").encode()
+            asked, origin = request.headers.get("Host"), request.headers.get("Origin")
+            if why := loopback.refusal(asked, origin):
+                raise Refused(403, "Forbidden", why)
+            given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
             if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
                 raise Refused(401, "Unauthorized", "Unauthorized")
             return await self._answer(request)

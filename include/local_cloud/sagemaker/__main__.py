@@ -1,5 +1,6 @@
 """The platform as a process: one address for all services, as `endpoint_url` wants it."""
 
+import io
 import json
 import re
 import threading
@@ -9,7 +10,9 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import make_server
+from werkzeug.wsgi import get_content_length, get_input_stream
 
+from include import loopback
 from include.local_cloud import server
 from include.local_cloud.sagemaker.account import IMAGE, NUMBER, REGION, ROLE, Account
 from include.local_cloud.sagemaker.automl import AutoML
@@ -20,6 +23,7 @@ from include.local_cloud.sagemaker.pipelines import Pipelines
 from include.local_cloud.sagemaker.protocol import Protocol, Refused, of_fault
 from include.local_cloud.sagemaker.registry import Registry
 from include.local_cloud.sagemaker.script_mode import Processing, Training
+from include.local_cloud.sagemaker.signature import Key, Unsigned
 from include.local_cloud.sagemaker.tuning import Tuning
 from include.local_cloud.server import Faults, Redirect
 
@@ -47,7 +51,8 @@ class SageMaker:
             server.HOST, 0, self._answer, threaded=True, request_handler=Handler
         )
         self.address = f"http://{server.HOST}:{self.listener.server_port}"
-        self.account = account = Account(folder, faults, self.address)
+        self.key = Key.of(folder)
+        self.account = account = Account(folder, faults, self.address, self.key)
         self.processing, self.training = Processing(account), Training(account)
         self.tuning = Tuning(account, self.training)
         self.automl = AutoML(account)
@@ -70,7 +75,7 @@ class SageMaker:
         """The connection, with the role and the image that jobs are to be given."""
         extra = {"region_name": REGION, "endpoint_url": self.address}
         given = {"sagemaker_role": ROLE, "sagemaker_image": IMAGE}
-        fields = {"conn_type": "aws", "login": "anybody", "password": "anything"}
+        fields = {"conn_type": "aws", "login": self.key.id, "password": self.key.secret}
         return Redirect({"aws_default": fields | {"extra": extra | given}})
 
     def resources(self) -> dict[str, list[str]]:
@@ -99,11 +104,20 @@ class SageMaker:
         self.listener.server_close()
 
     def _answer(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
+        if why := loopback.refusal(environ.get("HTTP_HOST"), environ.get("HTTP_ORIGIN")):
+            return _told(start_response, "403 Forbidden", "text/plain", why.encode())
+        if (get_content_length(environ) or 0) > server.MOST_BYTES:
+            return _told(start_response, "413 Content Too Large", "text/plain", b"")
+        body = get_input_stream(environ).read()
+        environ["wsgi.input"] = io.BytesIO(body)
+        try:
+            self.key.check(environ, body)
+        except Unsigned as unsigned:
+            return _told(start_response, "403 Forbidden", *unsigned.answer())
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         invoked = INVOCATION.fullmatch(environ["PATH_INFO"])
         if not target.startswith(TARGET) and not invoked:
             return self.moto(environ, start_response)
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         headers, status = {"Content-Type": "application/x-amz-json-1.1"}, 200
         try:
             if invoked:
@@ -130,6 +144,11 @@ class SageMaker:
         if target := environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_VARIANT"):
             headers["target"] = target
         return self.endpoints.invoke(name, body, headers)
+
+
+def _told(start_response: Start, status: str, kind: str, content: bytes) -> list[bytes]:
+    start_response(status, [("Content-Type", kind), ("Content-Length", str(len(content)))])
+    return [content]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import boto3
 
 from include.local_cloud.jobs import Jobs
 from include.local_cloud.sagemaker.protocol import invalid
+from include.local_cloud.sagemaker.signature import Key
 from include.local_cloud.server import Faults
 from include.local_cloud.state import Table
 
@@ -22,11 +23,6 @@ REGION = "eu-west-1"
 ROLE = f"arn:aws:iam::{NUMBER}:role/SageMakerExecution"
 IMAGE = f"{NUMBER}.dkr.ecr.{REGION}.amazonaws.com/sagemaker-scikit-learn:local"
 MOST_LISTED = 100
-CALLERS: dict[str, Any] = {
-    "region_name": REGION,
-    "aws_access_key_id": "the-platform",
-    "aws_secret_access_key": "itself",
-}
 
 
 class JobFailed(Exception):
@@ -70,6 +66,7 @@ class Account:
     faults: Faults
     address: str
     """Where this platform itself answers: it uses its own S3 as any client does."""
+    key: Key
     jobs: Jobs = field(default_factory=Jobs)
     closing: threading.Event = field(default_factory=threading.Event)
 
@@ -80,12 +77,21 @@ class Account:
     @cached_property
     def s3(self) -> Any:
         """S3's client."""
-        return boto3.client("s3", endpoint_url=self.address, **CALLERS)
+        return self._client("s3")
 
     @cached_property
     def logs(self) -> Any:
         """The client of CloudWatch Logs."""
-        return boto3.client("logs", endpoint_url=self.address, **CALLERS)
+        return self._client("logs")
+
+    def _client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=self.address,
+            region_name=REGION,
+            aws_access_key_id=self.key.id,
+            aws_secret_access_key=self.key.secret,
+        )
 
     def fetch(self, uri: str, folder: Path) -> list[Path]:
         """Copy everything under an S3 prefix into a folder; fail when there is nothing."""

@@ -2,10 +2,13 @@
 
 The script has `model_fn(folder)`, `input_fn(body, content_type)`, `predict_fn(data, model)` and
 `output_fn(prediction, accept)`, as for AWS's framework containers; here all four must be there.
-What they raise ends the connection and stands in the log.
+What they raise ends the connection and stands in the log. It answers only the platform, which shows
+the token of the variable MODEL_SERVER_TOKEN.
 """
 
+import hmac
 import importlib.util
+import os
 import sys
 from argparse import ArgumentParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from include.local_cloud.server import HOST
+from include.local_cloud.server import HOST, Handler
+
+TOKEN = "MODEL_SERVER_TOKEN"  # noqa: S105
 
 
 def main() -> None:
@@ -25,7 +30,8 @@ def main() -> None:
     asked = parser.parse_args()
     script = _imported(asked.model / "code" / asked.program)
     model = script.model_fn(str(asked.model))
-    with ThreadingHTTPServer((HOST, asked.port), _handler(script, model)) as server:
+    handler = _handler(script, model, os.environ[TOKEN])
+    with ThreadingHTTPServer((HOST, asked.port), handler) as server:
         server.serve_forever()
 
 
@@ -39,15 +45,22 @@ def _imported(file: Path) -> ModuleType:
     return module
 
 
-def _handler(script: ModuleType, model: Any) -> type[BaseHTTPRequestHandler]:
-    class Container(BaseHTTPRequestHandler):
-        wbufsize = -1  # one packet for an answer
+def _handler(script: ModuleType, model: Any, token: str) -> type[BaseHTTPRequestHandler]:
+    class Container(Handler):
+        def parse_request(self) -> bool:
+            if not super().parse_request():
+                return False
+            given = self.headers.get("Authorization", "").encode()
+            if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+                self.send_error(401)
+                return False
+            return True
 
         def do_GET(self) -> None:
             self._answer(200 if self.path == "/ping" else 404, b"")
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.body()
             if self.path != "/invocations":
                 self._answer(404, b"")
                 return
@@ -62,9 +75,6 @@ def _handler(script: ModuleType, model: Any) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing of each request."""
 
     return Container
 

@@ -1,6 +1,7 @@
 """Models, the processes that serve them, and the jobs that score whole files with one."""
 
 import http.client
+import secrets
 import shutil
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 from include import processes
 from include.local_cloud.jobs import WITH_PROJECT, last_words
+from include.local_cloud.sagemaker import model_server
 from include.local_cloud.sagemaker.account import Account, JobFailed, arn, now, page, shown, split
 from include.local_cloud.sagemaker.protocol import Operation, invalid
 from include.local_cloud.sagemaker.work import Kind, no_job
@@ -95,6 +97,7 @@ class Container:
     model: dict[str, Any]
     folder: Path
     port: int = field(default_factory=processes.free_port)
+    token: str = field(default_factory=secrets.token_urlsafe)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
@@ -112,9 +115,10 @@ class Container:
             *("--program", env.get("SAGEMAKER_PROGRAM", "inference.py")),
         ]
         known = {**WITH_PROJECT, "OMP_NUM_THREADS": "1"}
+        ours = {model_server.TOKEN: self.token}
 
         def work() -> None:
-            self.account.run(self.name, command, known | env, home)
+            self.account.run(self.name, command, known | env | ours, home)
             self.ended.set()
 
         self.account.jobs.start(self.name, work)
@@ -154,7 +158,8 @@ class Container:
     ) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=ANSWER_WITHIN)
         try:
-            connection.request(method, path, body, headers or {})
+            shown = {"Authorization": f"Bearer {self.token}"}
+            connection.request(method, path, body, shown | (headers or {}))
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

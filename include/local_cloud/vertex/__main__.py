@@ -40,10 +40,10 @@ class Vertex:
         self._credentials = Credentials(folder)
         self._workers = jobs.Jobs()
         self._buckets = Buckets(folder / "storage")
-        self._storage = storage.serve(self._buckets, faults)
+        self._storage = storage.serve(self._buckets, self._credentials, faults)
         address = f"http://{server.HOST}:{self._storage.server_port}"
         env = {
-            "STORAGE_EMULATOR_HOST": address,
+            storage.ADDRESS: address,
             "GOOGLE_CLOUD_PROJECT": PROJECT,
             "GOOGLE_APPLICATION_CREDENTIALS": str(self._credentials.file),
         }
@@ -85,7 +85,7 @@ class Vertex:
             env={
                 "grpc_proxy": self._proxy.address,
                 "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(made.authority),
-                "STORAGE_EMULATOR_HOST": address,
+                storage.ADDRESS: address,
             },
         )
 

@@ -37,4 +37,4 @@ class Credentials:
     def known(self, token: str) -> bool:
         """Whether a caller has read the file."""
         kept = json.loads(self.file.read_text(encoding="utf-8"))["token"]
-        return secrets.compare_digest(token, kept)
+        return secrets.compare_digest(token.encode(), kept.encode())

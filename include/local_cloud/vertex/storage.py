@@ -1,8 +1,7 @@
 """Cloud Storage: as much of its JSON API as Google's clients need to keep files in buckets.
 
 Buckets are made, listed and deleted; objects are uploaded (in one piece, in two parts or in
-chunks), read (also a part of them), listed by prefix and delimiter, and deleted. Who calls is not
-asked: against an emulator, Google's client shows nobody's credentials.
+chunks), read (also a part of them), listed by prefix and delimiter, and deleted.
 """
 
 import json
@@ -17,7 +16,10 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from include.local_cloud import server
 from include.local_cloud.vertex.buckets import Buckets, Refused
+from include.local_cloud.vertex.credentials import Credentials
 
+ADDRESS = "API_ENDPOINT_OVERRIDE"
+"""Where Google's client finds Cloud Storage. STORAGE_EMULATOR_HOST would keep its token from it."""
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 PART_OF_CONTENT = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+|\*)")
 FAULTS = {
@@ -27,19 +29,20 @@ FAULTS = {
 }
 
 
-def serve(buckets: Buckets, faults: server.Faults) -> ThreadingHTTPServer:
+def serve(buckets: Buckets, credentials: Credentials, faults: server.Faults) -> ThreadingHTTPServer:
     """Listen on a free port."""
-    listener = ThreadingHTTPServer((server.HOST, 0), _handler(buckets, faults))
+    listener = ThreadingHTTPServer((server.HOST, 0), _handler(buckets, credentials, faults))
     threading.Thread(target=listener.serve_forever, daemon=True).start()
     return listener
 
 
-def _handler(buckets: Buckets, faults: server.Faults) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    buckets: Buckets, credentials: Credentials, faults: server.Faults
+) -> type[BaseHTTPRequestHandler]:
     uploads: dict[str, tuple[str, str, dict[str, Any], str | None, bytes]] = {}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answers(server.Handler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # headers and body in one packet: the second would wait for the first's echo
 
         def do_GET(self) -> None:
             self._do({
@@ -70,8 +73,9 @@ def _handler(buckets: Buckets, faults: server.Faults) -> type[BaseHTTPRequestHan
         def _do(self, routes: dict[str, Callable[..., None]]) -> None:
             url = urlsplit(self.path)
             self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
-            self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.content = self.body()
             try:
+                self._admit()
                 for pattern, action in routes.items():
                     if found := re.fullmatch(pattern, url.path):
                         self._meet(url.path)
@@ -84,6 +88,11 @@ def _handler(buckets: Buckets, faults: server.Faults) -> type[BaseHTTPRequestHan
             except server.MALFORMED as error:
                 traceback.print_exc()
                 self._refuse(Refused(400, "invalid", f"The request can't be read: {error!r}"))
+
+        def _admit(self) -> None:
+            given = self.headers.get("Authorization", "")
+            if not credentials.known(given.removeprefix("Bearer ")):
+                raise Refused(401, "authError", "Invalid Credentials")
 
         def _refuse(self, error: Refused) -> None:
             each = {"message": error.message, "domain": "global", "reason": error.reason}
@@ -101,7 +110,7 @@ def _handler(buckets: Buckets, faults: server.Faults) -> type[BaseHTTPRequestHan
             self._answer(200, {"kind": "storage#buckets", "items": found})
 
         def _create(self) -> None:
-            wanted = json.loads(self.body or b"{}")
+            wanted = json.loads(self.content or b"{}")
             self._answer(200, buckets.create(wanted.get("name", ""), wanted))
 
         def _drop(self, name: str) -> None:
@@ -149,13 +158,13 @@ def _handler(buckets: Buckets, faults: server.Faults) -> type[BaseHTTPRequestHan
             buckets.bucket(bucket)
             if kind == "media":
                 wanted = {"contentType": self.headers.get("Content-Type")}
-                self._keep(bucket, self.query["name"], self.body, wanted, generation)
+                self._keep(bucket, self.query["name"], self.content, wanted, generation)
             elif kind == "multipart":
-                wanted, content = _parts(self.body, self.headers["Content-Type"])
+                wanted, content = _parts(self.content, self.headers["Content-Type"])
                 name = wanted.get("name") or self.query["name"]
                 self._keep(bucket, name, content, wanted, generation)
             elif kind == "resumable":
-                wanted = json.loads(self.body or b"{}")
+                wanted = json.loads(self.content or b"{}")
                 name = wanted.get("name") or self.query["name"]
                 wanted.setdefault("contentType", self.headers.get("X-Upload-Content-Type"))
                 upload = uuid.uuid4().hex
@@ -171,7 +180,7 @@ def _handler(buckets: Buckets, faults: server.Faults) -> type[BaseHTTPRequestHan
             if upload not in uploads:
                 raise Refused(404, "notFound", "There is no such upload.")
             bucket, name, wanted, generation, content = uploads[upload]
-            content += self.body
+            content += self.content
             place = PART_OF_CONTENT.fullmatch(self.headers.get("Content-Range", ""))
             if place and place[1] != str(len(content)):
                 uploads[upload] = (bucket, name, wanted, generation, content)
@@ -199,10 +208,7 @@ def _handler(buckets: Buckets, faults: server.Faults) -> type[BaseHTTPRequestHan
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    return Handler
+    return Answers
 
 
 def _parts(body: bytes, content_type: str) -> tuple[dict[str, Any], bytes]:
