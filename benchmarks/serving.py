@@ -181,7 +181,7 @@ def main() -> None:
     try:
         model, rows = saved(folder)
         port, token = processes.free_port(), secrets.token_urlsafe()
-        process = launch.gateway(folder / "gateway", port, token)
+        process = launch.gateway(folder / "gateway", port, token, sources=[folder])
         try:
             address = f"http://{launch.HOST}:{port}"
             processes.wait_until_answers(f"{address}/ping", process)

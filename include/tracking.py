@@ -20,6 +20,8 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from airflow.sdk import Connection, get_current_context
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -101,6 +103,14 @@ def server() -> str:
             f"at host, port, login and password of the Airflow connection {CONNECTION}."
         )
     return str(answer.text)
+
+
+def artifact_folders(name: str) -> list[Path]:
+    """The folder below which the models of an experiment lie, where it is on this machine."""
+    with _reachable():
+        location = client().get_experiment(_experiment(name)).artifact_location
+    url = urlsplit(location)
+    return [Path(url2pathname(url.path)).parent] if url.scheme in ("", "file") else []
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import email
 import json
+import os
 import secrets
 import sys
 import threading
@@ -21,7 +22,7 @@ import pytest
 
 from include import processes
 from include.local_cloud import platforms
-from include.local_cloud.server import Redirect
+from include.local_cloud.server import Redirect, token_file
 from include.tools import environment, needs, services
 from tests import warm
 from tests.conftest import HOME, SHARED
@@ -85,12 +86,17 @@ def mlflow_server(mlflow_store: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def model_gateway() -> Iterator[Server]:
+def model_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The gateway in front of served models, as `make up` starts it."""
     (gateway,) = (each for each in services.SERVICES if each.name == "gateway")
     home, folder = HOME / "gateway-home", HOME / "services"
     port, token = processes.free_port(), secrets.token_urlsafe()
-    env = {**services.ports(), gateway.port_variable: str(port), "GATEWAY_TOKEN": token}
+    env = {
+        **services.ports(),
+        gateway.port_variable: str(port),
+        "GATEWAY_SOURCES": f"{HOME}{os.pathsep}{tmp_path_factory.getbasetemp()}",
+        "GATEWAY_TOKEN": token,
+    }
     process = services.start(gateway, home, folder, env)
     connection = json.loads(http_connection(port)) | {"password": token}
     yield Server(port, json.dumps(connection))
@@ -199,6 +205,7 @@ class Platform:
 
     redirect: Redirect
     door: str
+    token: str
 
     def lead(self, patch: pytest.MonkeyPatch) -> None:
         """Have pipelines and clients of this process find it."""
@@ -223,8 +230,19 @@ class Platform:
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        with urlopen(Request(f"{self.door}/{path}", data, method=method), timeout=30) as answer:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        asked = Request(f"{self.door}/{path}", data, headers, method=method)
+        with urlopen(asked, timeout=30) as answer:
             return json.load(answer)
+
+
+def opened(entry: platforms.Entry, home: Path, process: processes.Process) -> Platform:
+    """A platform that was started with its state below this folder."""
+    return Platform(
+        redirect=platforms.redirects(home, [entry.name]),
+        door=f"http://{environment.HOST}:{process.port}",
+        token=token_file(entry.folder(home)).read_text(),
+    )
 
 
 @contextmanager
@@ -234,7 +252,7 @@ def platform(
     """A platform as `make up` starts it; at the end no process of it is left."""
     (entry,) = (each for each in platforms.PLATFORMS if each.name == name)
     process = platforms.start(entry, home, records, {})
-    yield Platform(platforms.redirects(home, [name]), f"http://{environment.HOST}:{process.port}")
+    yield opened(entry, home, process)
     assert beyond_loopback(process) == []
     processes.stop(records, [process])
     assert not process.family()

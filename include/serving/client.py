@@ -1,20 +1,24 @@
 """The gateway as a pipeline sees it: found by the connection `model_gateway`, refused in words.
 
-Where nobody answers there, a setup task may `open_own()` for its run, and a teardown task must then
-`close_own()`; the tasks between find it by `gateway()` alone.
+A setup task opens it for its run by `open_own()`: where nobody answers there, it starts one, and
+where somebody does, it takes the lease on the pipeline's model, so that no other Airflow releases
+at the same time. A teardown task must then `close_own()`; the tasks between find it by `gateway()`.
 """
 
 import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 from airflow.sdk import Connection
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from include import processes, runs, tracking
@@ -23,6 +27,9 @@ from include.serving import launch
 CONNECTION = "model_gateway"
 OWN = "address-and-token"
 STARTS_WITHIN = 90.0  # what it takes to load the largest model, on a busy machine
+AGAIN = (429, 503)
+ASKED_AGAIN_FOR = 30.0  # seconds, where the gateway says that it is not well now
+LEASE_SECONDS = 1800.0  # counted from the last that the gateway has heard of us
 
 
 class Refused(ValueError):
@@ -31,10 +38,11 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway and the token that it obeys."""
+    """A gateway, the token that it obeys, and who asks."""
 
     address: str
     token: str
+    owner: str = ""
 
     def answers(self) -> bool:
         """Whether anybody is there."""
@@ -97,11 +105,13 @@ class Gateway:
         """What was asked through a route from an offset on, and the offset behind it."""
         return self._lines(f"/routes/{route}/requests", after)
 
-    def predictions(
-        self, model: str, version: str, after: int = 0
-    ) -> tuple[list[dict[str, Any]], int]:
-        """What a version has answered from an offset on, and the offset behind it."""
-        return self._lines(f"/models/{model}/{version}/predictions", after)
+    def take_lease(self, model: str) -> None:
+        """Have nobody else change this model and its routes; say who has it where we can't."""
+        self._call("PUT", f"/leases/{model}", {"owner": self.owner, "seconds": LEASE_SECONDS})
+
+    def release_lease(self, model: str) -> None:
+        """Let others change this model again."""
+        self._call("DELETE", f"/leases/{model}")
 
     def _lines(self, path: str, after: int) -> tuple[list[dict[str, Any]], int]:
         found: list[dict[str, Any]] = []
@@ -119,19 +129,28 @@ class Gateway:
         document: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        try:
-            answer = httpx.request(
-                method,
-                self.address + path,
-                json=document,
-                headers={"Authorization": f"Bearer {self.token}", **(headers or {})},
-                timeout=STARTS_WITHIN,
-            )
-        except httpx.TransportError as error:
-            raise ConnectionError(
-                f"no model gateway answers at {self.address} ({type(error).__name__}). Start one "
-                f"(`make up`), or point the Airflow connection {CONNECTION} at one that runs."
-            ) from None
+        shown = {"Authorization": f"Bearer {self.token}"}
+        shown |= {"X-Lease-Owner": self.owner} if self.owner else {}
+        latest = time.monotonic() + ASKED_AGAIN_FOR
+        while True:
+            try:
+                answer = httpx.request(
+                    method,
+                    self.address + path,
+                    json=document,
+                    headers={**shown, **(headers or {})},
+                    timeout=STARTS_WITHIN,
+                )
+            except httpx.TransportError as error:
+                raise ConnectionError(
+                    f"no model gateway answers at {self.address} ({type(error).__name__}). Start "
+                    f"one (`make up`), or point the Airflow connection {CONNECTION} at one that "
+                    "runs."
+                ) from None
+            pause = float(answer.headers.get("Retry-After", "nan"))
+            if answer.status_code not in AGAIN or not time.monotonic() + pause < latest:
+                break
+            time.sleep(pause)
         if answer.is_success:
             return answer
         try:
@@ -147,14 +166,15 @@ def gateway() -> Gateway:
     record = _own_folder() / OWN
     if record.exists():
         own = json.loads(record.read_text(encoding="utf-8"))
-        return Gateway(own["address"], own["token"])
+        return Gateway(own["address"], own["token"], _owner())
     return connected()
 
 
 def connected() -> Gateway:
     """The gateway behind the connection."""
     found = Connection.get(CONNECTION)
-    return Gateway(f"{found.conn_type}://{found.host}:{found.port}", found.password or "")
+    address = f"{found.conn_type}://{found.host}:{found.port}"
+    return Gateway(address, found.password or "", _owner())
 
 
 def open_own() -> str:
@@ -164,14 +184,18 @@ def open_own() -> str:
     except AirflowNotFoundException:
         shared = None
     if shared is not None and shared.answers():
+        shared.take_lease(runs.here().dag_id)
         return shared.address
     folder = _own_folder()
     if processes.running(folder):
         return gateway().address  # this task's try before this one has started it
+    from include.serving import image
+
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     port, token = processes.free_port(), secrets.token_urlsafe(32)
-    process = launch.gateway(folder, port, token, tracking.address())
+    sources = [*tracking.artifact_folders(runs.here().dag_id), image.roots()]
+    process = launch.gateway(folder, port, token, tracking.address(), sources)
     address = f"http://{launch.HOST}:{port}"
     try:
         processes.wait_until_answers(f"{address}/ping", process)
@@ -189,10 +213,22 @@ def close_own() -> bool:
     """Stop what `open_own` started for this run; a gateway of others is left alone."""
     folder = _own_folder()
     if not folder.exists():
+        with suppress(AirflowNotFoundException, ConnectionError):
+            connected().release_lease(runs.here().dag_id)
         return False
     processes.stop(folder, processes.recorded(folder))
     shutil.rmtree(folder)
     return True
+
+
+def _owner() -> str:
+    """Name this pipeline of this Airflow, of which one run at a time releases anything."""
+    try:
+        place = runs.here()
+    except RuntimeError:  # nobody's task: a test, or a person
+        return ""
+    home = os.environ.get("AIRFLOW_HOME", "~/airflow")
+    return f"{place.dag_id} of {conf.get('api', 'base_url', fallback='')} {home}".strip()[:200]
 
 
 def _own_folder() -> Path:

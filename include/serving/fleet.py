@@ -1,10 +1,13 @@
 """The versions that run: a scorer process each, started, looked after, drained and stopped.
 
-A version that dies is started again; one that doesn't answer is out until it does.
+A version that dies is started again; one that doesn't answer is out until it does. Only the gateway
+is answered by a scorer: each has a token of its own.
 """
 
 import asyncio
+import logging
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Mapping
@@ -15,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+TOKEN = "SCORER_TOKEN"  # noqa: S105 - the variable that tells a scorer its token
 START_SECONDS = 60.0
 CHECK_SECONDS = 1.0
 PING_SECONDS = 5.0
@@ -23,6 +27,7 @@ MISSES = 2
 """So many checks in a row may fail before a version counts as hung."""
 ANSWER = aiohttp.ClientTimeout(total=10.0)
 LONGEST_PAUSE = 5.0
+ANSWERED = "it answered, and has ended"
 
 
 class DidNotStart(RuntimeError):
@@ -30,7 +35,11 @@ class DidNotStart(RuntimeError):
 
 
 class NoAnswer(RuntimeError):
-    """A version could not be reached, or took too long."""
+    """A version could not be reached; another one may answer."""
+
+
+class TooSlow(NoAnswer):
+    """A version took too long; the request would take another one as long."""
 
 
 @dataclass
@@ -47,11 +56,12 @@ class Version:
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: asyncio.Task[None] | None = None
+    token: str = field(default_factory=secrets.token_urlsafe)
 
     @property
-    def predictions(self) -> Path:
-        """What it has answered, a line of JSON for each request."""
-        return self.folder / f"{self.model}@{self.number}.predictions.jsonl"
+    def shown(self) -> dict[str, str]:
+        """The header that its process wants to see."""
+        return {"Authorization": f"Bearer {self.token}"}
 
     @property
     def log(self) -> Path:
@@ -60,7 +70,10 @@ class Version:
 
     def last_words(self, lines: int = 5) -> str:
         """The end of what its process has said."""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
+        try:
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            return f"its log can't be read: {error.strerror}"
         return "\n".join(text.splitlines()[-lines:]) or "it said nothing"
 
 
@@ -112,10 +125,15 @@ class Fleet:
         version.idle.clear()
         try:
             async with self.session.post(
-                f"{version.address}/invocations", data=body, headers=headers, timeout=ANSWER
+                f"{version.address}/invocations",
+                data=body,
+                headers={**headers, **version.shown},
+                timeout=ANSWER,
             ) as answer:
                 return answer.status, await answer.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except TimeoutError as error:
+            raise TooSlow(f"version {number} of {model} did not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
             raise NoAnswer(f"version {number} of {model}: {type(error).__name__}") from error
         finally:
             version.in_flight -= 1
@@ -135,29 +153,39 @@ class Fleet:
         version.keeper = asyncio.create_task(self._keep(version, ready))
 
     async def _keep(self, version: Version, ready: asyncio.Future[None] | None) -> None:
-        """Have its process running until this task is cancelled."""
+        """Have its process running until this task is cancelled, whatever goes wrong meanwhile."""
         pause = 0.1
         try:
             while True:
-                process = await self._spawn(version)
-                if await self._answers(version, START_SECONDS):
-                    version.healthy, pause = True, 0.1
-                    if ready is not None:
-                        ready.set_result(None)
-                        ready = None
-                    await self._look_after(version, process)
-                version.healthy = False
-                await _end(process)
-                if ready is not None:
+                why = await self._lived(version, ready)
+                if ready is not None and not ready.done():
                     del self.versions[version.model, version.number]
-                    ready.set_exception(DidNotStart(version.last_words()))
+                    ready.set_exception(DidNotStart(why))
                     return
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = 0.1 if why == ANSWERED else min(2 * pause, LONGEST_PAUSE)
         finally:
             version.healthy = False
             if version.process is not None:
                 await _end(version.process)
+
+    async def _lived(self, version: Version, ready: asyncio.Future[None] | None) -> str:
+        """Start its process and look after it to its end; returns why it ended."""
+        try:
+            process = await self._spawn(version)
+            answered = await self._answers(version, START_SECONDS)
+            if answered:
+                version.healthy = True
+                if ready is not None and not ready.done():
+                    ready.set_result(None)
+                await self._look_after(version, process)
+            version.healthy = False
+            await _end(process)
+        except Exception as error:  # the next try may go well: no file descriptor, no memory
+            version.healthy = False
+            logging.exception("version %s of %s", version.number, version.model)
+            return f"{type(error).__name__}: {error}"
+        return ANSWERED if answered else version.last_words()
 
     async def _spawn(self, version: Version) -> asyncio.subprocess.Process:
         """Start its process on a socket that listens already: no port is ever guessed."""
@@ -167,7 +195,7 @@ class Fleet:
             version.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "include.serving.scorer"),
                 *("--model", made_of["source"], "--name", version.model),
-                *("--version", version.number, "--log", str(version.predictions)),
+                *("--version", version.number),
                 *("--error-every", str(made_of["error_every"])),
                 *("--delay-seconds", str(made_of["delay_seconds"])),
                 *("--fd", str(listener.fileno()), "--parent", str(os.getpid())),
@@ -175,6 +203,7 @@ class Fleet:
                 stdout=log,
                 stderr=log,
                 pass_fds=[listener.fileno()],
+                env={**os.environ, TOKEN: version.token},
             )
         return version.process
 
@@ -205,7 +234,7 @@ class Fleet:
         try:
             async with self.session.get(f"{address}/ping", timeout=timeout) as answer:
                 return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError):
+        except (aiohttp.ClientError, OSError, TimeoutError):
             return False
 
 

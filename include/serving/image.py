@@ -35,10 +35,12 @@ ENGINES = ("docker", "podman", "buildah")
 PACKAGES = ("fastapi", "numpy", "onnxruntime", "prometheus-client", "pyyaml", "uvicorn")
 MODULES = (
     "__init__.py",
+    "loopback.py",
     "serving/__init__.py",
     "serving/engine.py",
     "serving/protocol.py",
     "serving/scorer.py",
+    "serving/tokens.py",
 )
 MODEL = ("MLmodel", "model.onnx")
 PROGRAM = ["python", "-m", "include.serving.scorer", "--model", "/srv/model"]
@@ -216,8 +218,12 @@ def running(root: Path) -> Iterator[str]:
 
 def root(name: str, context: bytes) -> Path:
     """Where the files lie of the image that is built from a context."""
-    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
-    return home / "images" / name / hashlib.sha256(context).hexdigest()[:12]
+    return roots() / name / hashlib.sha256(context).hexdigest()[:12]
+
+
+def roots() -> Path:
+    """Where this Airflow keeps the files of all images."""
+    return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "images"
 
 
 @contextmanager

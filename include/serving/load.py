@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 
+from include.serving import tokens
 from include.serving.client import Gateway
 
 TIMEOUT = aiohttp.ClientTimeout(total=15.0)
@@ -150,8 +151,8 @@ def route_address(gateway: Gateway, route: str) -> str:
 
 
 def token(gateway: Gateway) -> dict[str, str]:
-    """The header that the gateway wants to see."""
-    return {"Authorization": f"Bearer {gateway.token}"}
+    """The header that callers show: it can only ask."""
+    return {"Authorization": f"Bearer {tokens.of_callers(gateway.token)}"}
 
 
 async def _drive(

@@ -2,6 +2,7 @@
 
     <dag_id>/delivered/2026-01-04.jsonl                       where the gateway's log is put
     <dag_id>/prediction_log/day=2026-01-04/<digest>.parquet
+    <dag_id>/quarantine/2026-01-04.jsonl-<digest>.json        lines that can't be read, and why
 
 Who ships logs brings some lines twice rather than lose one; others come late, or a day doesn't come
 at all until somebody has looked for it. So lines are sorted by the day on which they were answered,
@@ -9,10 +10,14 @@ whatever delivery they came with. Those that the day has are left out, and the o
 more file, named after the requests in it. A delivery that comes again adds nothing, and a try that
 was killed between two days is finished by the next. Should two runs bring the same line at the same
 moment, readers still see it once; and they see a file whole or not at all.
+
+A line that can't be read goes to the quarantine with its place and the reason, and is counted. The
+rest of its delivery is taken.
 """
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -24,7 +29,7 @@ from include import runs, storage
 if TYPE_CHECKING:
     import pandas as pd
 
-DELIVERED = "delivered"
+DELIVERED, QUARANTINE = "delivered", "quarantine"
 PARTITION = "day="
 # `at` is when it was answered; `arrived` is the day of the delivery that brought it.
 COLUMNS = {
@@ -39,7 +44,28 @@ COLUMNS = {
 }
 
 
-def delivered(days: Sequence[date]) -> "pd.DataFrame":
+MOST = 2**63  # the first number that a column of int64 can't hold
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A line that can't be read."""
+
+    source: str
+    line: int
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What came: the requests in it, and the lines that can't be read."""
+
+    rows: "pd.DataFrame"
+    refused: list[Refused]
+
+
+def delivered(days: Sequence[date]) -> Delivery:
     """All that was put there for these days, in files called after their day.
 
     `2026-01-04.jsonl`, and where more comes `2026-01-04.again.jsonl`.
@@ -56,35 +82,37 @@ def delivered(days: Sequence[date]) -> "pd.DataFrame":
         raise FileNotFoundError(
             f"{folder} has no delivery of {days[0]} to {days[-1]}: is the shipping of logs at work?"
         )
-    return pd.concat(came, ignore_index=True)
+    rows = pd.concat([each.rows for each in came], ignore_index=True)
+    return Delivery(rows, [line for each in came for line in each.refused])
 
 
-def parse(text: str, source: str, arrived: str) -> "pd.DataFrame":
-    """Read a delivery of a gateway's log; of a line that is broken, say where and why.
+def parse(text: str, source: str, arrived: str) -> Delivery:
+    """Read a delivery of a gateway's log.
 
     Shadows' answers went to nobody and are left out. A request is about one customer, whose number
     was sent as the route's sticky key.
     """
     import pandas as pd
 
-    rows = []
+    rows, refused = [], []
     for place, line in enumerate(text.splitlines(), start=1):
         try:
             row = _row(json.loads(line))
-        except (ValueError, LookupError, TypeError) as fault:
-            raise ValueError(
-                f"{source}, line {place}: {type(fault).__name__}: {fault}. Have the day delivered "
-                "again, or take the line out; nothing was appended."
-            ) from None
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as fault:
+            reason = f"{type(fault).__name__}: {fault}"
+            refused.append(Refused(source, place, reason, line))
+            continue
         if row is not None:
             rows.append(row | {"arrived": arrived})
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return Delivery(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS), refused)
 
 
-def append(came: "pd.DataFrame") -> dict[str, int]:
+def append(delivery: Delivery) -> dict[str, int]:
     """Add what is not there yet, and count what came; `late` is what came with a later day."""
     import pandas as pd
 
+    _quarantine(delivery.refused)
+    came = delivery.rows
     once = came.drop_duplicates("request_id")
     added = []
     for day, rows in once.groupby(once["at"].dt.strftime("%Y-%m-%d")):
@@ -101,6 +129,7 @@ def append(came: "pd.DataFrame") -> dict[str, int]:
         "appended": len(new),
         "twice": len(came) - len(new),
         "late": int((new["arrived"] > new["at"].dt.strftime("%Y-%m-%d")).sum()),
+        "refused": len(delivery.refused),
     }
 
 
@@ -122,24 +151,40 @@ def newest() -> date | None:
     return date.fromisoformat(found[-1].removeprefix(PARTITION)) if found else None
 
 
+def _quarantine(refused: Sequence[Refused]) -> None:
+    """Keep each line in a file of its own name, so that it is there once however often it comes."""
+    for each in refused:
+        content = json.dumps(asdict(each), indent=2, sort_keys=True).encode()
+        name = f"{each.source}-{runs.digest(each.text.encode(errors='surrogatepass'))}.json"
+        storage.write_to(storage.store() / runs.here().dag_id / QUARANTINE / name, content)
+
+
 def _row(line: dict[str, Any]) -> dict[str, Any] | None:
     if line["role"] != "live":
         return None
     answer = line["answer"]
-    if answer is not None and len(answer["scores"]) != 1:
-        raise ValueError(f"answers {len(answer['scores'])} rows at once, where one is expected")
+    scores = [None] if answer is None else answer.get("scores") or []
+    if len(scores) != 1:
+        raise ValueError(f"has {len(scores)} scores, where one is expected")
     at = datetime.fromisoformat(line["at"])
     if at.tzinfo is None:
         raise ValueError(f"{line['at']!r} has no time zone, so nobody knows of which day it is")
     return {
         "request_id": str(line["request_id"]),
         "at": at.astimezone(UTC),
-        "customer_id": int(line["key"]),
+        "customer_id": _whole(line, "key"),
         "version": str(line["version"]),
-        "status": int(line["status"]),
+        "status": _whole(line, "status"),
         "ms": 1000 * float(line["seconds"]),
-        "score": float(answer["scores"][0]) if answer else None,
+        "score": None if scores[0] is None else float(scores[0]),
     }
+
+
+def _whole(line: dict[str, Any], name: str) -> int:
+    number = int(line[name])
+    if abs(number) >= MOST:
+        raise ValueError(f"the {name} {str(line[name])[:40]} has more than 63 bits")
+    return number
 
 
 def _ids(day: str) -> set[str]:

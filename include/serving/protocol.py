@@ -7,12 +7,14 @@ the signature's columns.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MOST_BYTES = 2**20
 MOST_ROWS = 1_000
+MOST_COLUMNS = 1_000
 FORMS = ("dataframe_split", "dataframe_records", "inputs")
 
 
@@ -54,12 +56,23 @@ def _is_number(value: Any) -> bool:
         return False
 
 
+def _is_text(value: Any) -> bool:
+    """JSON can name half of a pair of surrogates, which is no character of any text."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "long": (_is_whole, "a whole number"),
     "integer": (_is_whole, "a whole number"),
     "double": (_is_number, "a finite number"),
     "float": (_is_number, "a finite number"),
-    "string": (lambda value: isinstance(value, str), "a text"),
+    "string": (_is_text, "a text"),
     "boolean": (lambda value: isinstance(value, bool), "true or false"),
 }
 
@@ -78,16 +91,15 @@ def rows(body: bytes, columns: Sequence[Column]) -> list[list[Any]]:
         raise Refused(f"the body has {len(body)} bytes, at most {MOST_BYTES} are taken", 413)
     form, content = _form(body)
     given, table = _READERS[form](content)
-    if len(table) > MOST_ROWS:
-        raise Refused(f"{len(table)} rows at once, at most {MOST_ROWS} are taken", 413)
     if not table:
         raise Refused("there is no row to score")
-    names = [column.name for column in columns]
-    if missing := [name for name in names if name not in given]:
+    at_hand = {name: place for place, name in enumerate(given)}
+    known = {column.name for column in columns}
+    if missing := [column.name for column in columns if column.name not in at_hand]:
         raise Refused(f"the model also wants the column {missing[0]!r}")
-    if extra := [name for name in given if name not in names]:
+    if extra := [name for name in given if name not in known]:
         raise Refused(f"the model knows no column {str(extra[0])[:80]!r}")
-    places = [given.index(name) for name in names]
+    places = [at_hand[column.name] for column in columns]
     return [
         [column.checked(row[at], number) for column, at in zip(columns, places, strict=True)]
         for number, row in enumerate(table)
@@ -96,7 +108,7 @@ def rows(body: bytes, columns: Sequence[Column]) -> list[list[Any]]:
 
 def _form(body: bytes) -> tuple[str, Any]:
     try:
-        document = json.loads(body)
+        document = json.loads(body.decode())
     except (ValueError, RecursionError) as error:
         raise Refused(f"the body is not JSON: {str(error)[:120]}", 400) from None
     if not isinstance(document, dict):
@@ -113,6 +125,7 @@ def _from_split(content: Any) -> tuple[list[Any], list[list[Any]]]:
     columns, data = content.get("columns"), content.get("data")
     if not isinstance(columns, list) or not isinstance(data, list):
         raise Refused("'dataframe_split' must have the lists 'columns' and 'data'")
+    _refuse_many(len(data), len(columns))
     _refuse_doubles(columns)
     for number, row in enumerate(data):
         if not isinstance(row, list) or len(row) != len(columns):
@@ -124,6 +137,7 @@ def _from_records(content: Any) -> tuple[list[Any], list[list[Any]]]:
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise Refused("'dataframe_records' must be a list of objects")
     columns = list(content[0]) if content else []
+    _refuse_many(len(content), len(columns))
     for number, row in enumerate(content):
         if row.keys() != set(columns):
             odd = sorted(row.keys() ^ set(columns))[0]
@@ -134,16 +148,25 @@ def _from_records(content: Any) -> tuple[list[Any], list[list[Any]]]:
 def _from_inputs(content: Any) -> tuple[list[Any], list[list[Any]]]:
     if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):
         raise Refused("'inputs' must be an object with a list for each column")
+    _refuse_many(max(map(len, content.values()), default=0), len(content))
     if len({len(values) for values in content.values()}) > 1:
         raise Refused("the lists in 'inputs' must have equal lengths")
     return list(content), [list(row) for row in zip(*content.values(), strict=True)]
 
 
+def _refuse_many(rows: int, columns: int) -> None:
+    if rows > MOST_ROWS:
+        raise Refused(f"{rows} rows at once, at most {MOST_ROWS} are taken", 413)
+    if columns > MOST_COLUMNS:
+        raise Refused(f"{columns} columns, at most {MOST_COLUMNS} are taken", 413)
+
+
 def _refuse_doubles(columns: list[Any]) -> None:
     if not all(isinstance(name, str) for name in columns):
         raise Refused("'columns' must be names")
-    if doubled := [name for name in columns if columns.count(name) > 1]:
-        raise Refused(f"the column {doubled[0][:80]!r} is there more than once")
+    if len(set(columns)) < len(columns):
+        (doubled, _), *_ = Counter(columns).most_common(1)
+        raise Refused(f"the column {doubled[:80]!r} is there more than once")
 
 
 _READERS: Mapping[str, Callable[[Any], tuple[list[Any], list[list[Any]]]]] = {

@@ -14,6 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+MOST_VERSIONS = 100
+MOST_WEIGHT = 1_000_000
+
 
 @dataclass(frozen=True)
 class Route:
@@ -33,13 +36,20 @@ class Route:
         known = {"model", "weights", "sticky", "shadow"}
         if not isinstance(given, dict) or not {"model", "weights"} <= given.keys() <= known:
             raise ValueError(f"a route has 'model' and 'weights', and may have {sorted(known)}")
+        if not isinstance(given["model"], str):
+            raise ValueError("'model' must be a name")
+        for name in ("sticky", "shadow"):
+            if not isinstance(given.get(name), str | None):
+                raise ValueError(f"{name!r} must be a text or null")
         weights = given["weights"]
-        if not isinstance(weights, dict) or not weights:
-            raise ValueError("'weights' must give each version its share")
+        if not isinstance(weights, dict) or not 0 < len(weights) <= MOST_VERSIONS:
+            raise ValueError(f"'weights' must give each of 1 to {MOST_VERSIONS} versions its share")
         for version, weight in weights.items():
             number = isinstance(weight, int | float) and not isinstance(weight, bool)
-            if not number or not math.isfinite(weight) or weight < 0:
-                raise ValueError(f"the weight of version {version} must be 0 or more, not {weight}")
+            if not number or not 0 <= weight <= MOST_WEIGHT:  # also not NaN
+                raise ValueError(
+                    f"the weight of version {version[:80]!r} must be from 0 to {MOST_WEIGHT}"
+                )
         if not sum(weights.values()) > 0:
             raise ValueError("one version at least must have a weight above 0")
         route = cls(**given)
@@ -67,12 +77,18 @@ def finish(model: str, version: str, key: str) -> float:
     return -math.log((int.from_bytes(drawn, "big") + 1) / (2**64 + 1))
 
 
+class NotKept(OSError):
+    """The disk did not take a change, so nothing has changed."""
+
+
 @dataclass
 class Table:
     """All routes, and the versions that were put in place; what a gateway must not forget."""
 
     file: Path
     routes: dict[str, Route] = field(default_factory=dict)
+    before: dict[str, Route] = field(default_factory=dict)
+    """For each name the route before the present one, since the gateway has started."""
     models: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """For each model its versions, with what is needed to start them again."""
 
@@ -83,7 +99,7 @@ class Table:
             return cls(file)
         kept = json.loads(file.read_text(encoding="utf-8"))
         routes = {name: Route(**route) for name, route in kept["routes"].items()}
-        return cls(file, routes, kept["models"])
+        return cls(file, routes, models=kept["models"])
 
     def with_route(self, name: str, route: Route | None) -> None:
         """Take a route in, or out for None: on disk first, then for the next request."""
@@ -91,7 +107,14 @@ class Table:
         if route is not None:
             routes[name] = route
         self._keep(routes, self.models)
+        if (old := self.routes.get(name)) is not None and old != route:
+            self.before[name] = old
         self.routes = routes
+
+    def back(self, name: str) -> set[str]:
+        """The versions that callers of a name have, or had before: the way back to them is free."""
+        known = (self.routes.get(name), self.before.get(name))
+        return {version for route in known if route for version in route.versions()}
 
     def with_version(self, model: str, version: str, made_of: Mapping[str, Any] | None) -> None:
         """Remember what a version is made of, or forget it for None."""
@@ -114,8 +137,12 @@ class Table:
         kept = {"routes": {n: asdict(r) for n, r in routes.items()}, "models": models}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(kept, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.file)
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                json.dump(kept, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.file)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise NotKept(f"{self.file} can't be written: {error.strerror}") from error

@@ -2,7 +2,7 @@
 
 It speaks MLflow's scoring protocol: `/ping`, `/version` and `/invocations`, and `/metrics` beside
 them. A request that the model can't use is refused with a reason; whatever comes in, the process
-stays. Every prediction is logged as a line of JSON under the id of its request.
+stays. Where the variable SCORER_TOKEN is set, as a gateway does, only who shows it is answered.
 """
 
 import argparse
@@ -11,11 +11,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -24,10 +21,12 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram
 from prometheus_client import generate_latest as as_text
 
-from include.serving import engine, protocol
+from include import loopback
+from include.serving import engine, protocol, tokens
 
 REQUEST_ID = "X-Request-Id"
 SERVED_BY = "X-Model-Version"
+TOKEN = "SCORER_TOKEN"  # noqa: S105
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -41,7 +40,7 @@ class Faults:
     """How much later than it could each answer comes."""
 
 
-def app(model: engine.Engine, name: str, version: str, log: Path | None, faults: Faults) -> FastAPI:
+def app(model: engine.Engine, name: str, version: str, faults: Faults, token: str = "") -> FastAPI:
     """The service for a loaded model."""
     registry = CollectorRegistry()
     labels = {"model": name, "version": version}
@@ -52,16 +51,18 @@ def app(model: engine.Engine, name: str, version: str, log: Path | None, faults:
         "scorer_seconds", "Time to an answer.", list(labels), buckets=SECONDS, registry=registry
     )
     scored = Counter("scorer_rows", "Rows that were scored.", list(labels), registry=registry)
-    lines = log.open("a", encoding="utf-8", buffering=1) if log is not None else None
     asked = 0
+    service = FastAPI(openapi_url=None)
 
-    @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        if lines is not None:
-            lines.close()
-
-    service = FastAPI(lifespan=life, openapi_url=None)
+    @service.middleware("http")
+    async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        host, origin = request.headers.get("host"), request.headers.get("origin")
+        if why := loopback.of_another_page(host, origin):
+            return _refused(403, why)
+        shown = request.headers.get("authorization", "")
+        if token and request.url.path != "/ping" and not tokens.same(shown, token):
+            return _refused(401, "the token is missing or wrong")
+        return await go_on(request)
 
     @service.get("/ping")
     async def ping() -> Response:
@@ -86,39 +87,30 @@ def app(model: engine.Engine, name: str, version: str, log: Path | None, faults:
                 await asyncio.sleep(faults.delay_seconds)
             if faults.error_every and asked % faults.error_every == 0:
                 raise protocol.Refused("this version fails on purpose: it was told to", 500)
-            status, body = (
-                200,
-                score(protocol.rows(await whole(request), model.columns), request_id),
-            )
+            body = await whole(request)
+            # In a thread: meanwhile the process answers whether it is well.
+            status, answer = 200, await asyncio.to_thread(score, body)
         except protocol.Refused as refused:
-            status, body = refused.status, json.dumps({"error": str(refused)})
+            status, answer = refused.status, json.dumps({"error": str(refused)})
         answers.labels(**labels, status=status).inc()
         took.labels(**labels).observe(time.perf_counter() - began)
         headers = {REQUEST_ID: request_id, SERVED_BY: version}
-        return Response(body, status, headers, media_type="application/json")
+        return Response(answer, status, headers, media_type="application/json")
 
-    def score(rows: list[list[Any]], request_id: str) -> str:
+    def score(body: bytes) -> str:
+        rows = protocol.rows(body, model.columns)
         predictions, scores = model.score(rows)
         answer: dict[str, Any] = {"predictions": predictions}
         if scores is not None:
             answer["scores"] = scores
         scored.labels(**labels).inc(len(rows))
-        if lines is not None:
-            names = [column.name for column in model.columns]
-            lines.write(
-                json.dumps({
-                    "request_id": request_id,
-                    "at": datetime.now(UTC).isoformat(),
-                    "version": version,
-                    "columns": names,
-                    "rows": rows,
-                    **answer,
-                })
-                + "\n"
-            )
         return json.dumps(answer)
 
     return service
+
+
+def _refused(status: int, why: str) -> Response:
+    return Response(json.dumps({"error": why}), status, media_type="application/json")
 
 
 async def whole(request: Request) -> bytes:
@@ -158,7 +150,6 @@ def main() -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--port", type=int)
     where.add_argument("--fd", type=int, help="a socket that listens already")
-    parser.add_argument("--log", type=Path, help="where predictions are appended, as JSON lines")
     parser.add_argument("--error-every", type=int, default=0)
     parser.add_argument("--delay-seconds", type=float, default=0.0)
     parser.add_argument("--parent", type=int, help="end when this process has")
@@ -166,7 +157,7 @@ def main() -> None:
 
     model = engine.load(given.model)
     faults = Faults(given.error_every, given.delay_seconds)
-    service = app(model, given.name, given.version, given.log, faults)
+    service = app(model, given.name, given.version, faults, os.environ.get(TOKEN, ""))
     fd = given.fd
     if fd is None:
         fd = socket.create_server((given.host, given.port)).detach()

@@ -110,11 +110,8 @@ def test_the_candidate_gets_a_copy_of_each_request_and_callers_get_stables_answe
 def test_joined_are_the_answers_of_both_models_to_one_and_the_same_customer(run, noted, gateway):
     log = run.frame("compare.join")
     assert sorted(log.index) == sorted(noted["live"])
+    asked = {name: line["asked"]["dataframe_records"][0] for name, line in noted["live"].items()}
     for number, side in zip(numbers(run), ("live", "shadow"), strict=True):
-        asked = {
-            line["request_id"]: dict(zip(line["columns"], line["rows"][0], strict=True))
-            for line in gateway.predictions(DAG, number)[0]
-        }
         answered = log[log[f"{side}_status"] == 200]
         customers = pd.DataFrame([asked[each] for each in answered.index])
         expected = tracking.load(DAG, number).predict_proba(customers)[:, 1]

@@ -55,17 +55,17 @@ def files():
 
 def test_a_delivery_that_comes_again_adds_nothing(anywhere):
     deliver("2026-01-01.jsonl", line("a"), line("b"))
-    assert take_in(FIRST) == {"delivered": 2, "appended": 2, "twice": 0, "late": 0}
+    assert take_in(FIRST) == {"delivered": 2, "appended": 2, "twice": 0, "late": 0, "refused": 0}
     before = files()
     deliver("2026-01-01.again.jsonl", line("a"), line("b"))
-    assert take_in(FIRST) == {"delivered": 4, "appended": 0, "twice": 4, "late": 0}
+    assert take_in(FIRST) == {"delivered": 4, "appended": 0, "twice": 4, "late": 0, "refused": 0}
     assert files() == before
     assert ids(FIRST) == ["a", "b"]
 
 
 def test_a_line_that_comes_twice_is_one_row_and_the_first_answer_counts():
     deliver("2026-01-01.jsonl", line("a", score=0.1), line("b"), line("a", score=0.9))
-    assert take_in(FIRST) == {"delivered": 3, "appended": 2, "twice": 1, "late": 0}
+    assert take_in(FIRST) == {"delivered": 3, "appended": 2, "twice": 1, "late": 0, "refused": 0}
     deliver("2026-01-01.more.jsonl", line("a", score=0.9), line("c"))
     assert take_in(FIRST)["appended"] == 1
     rows = prediction_log.read([FIRST]).set_index("request_id")
@@ -77,7 +77,13 @@ def test_a_late_line_comes_to_the_day_on_which_it_was_answered(anywhere):
     deliver("2026-01-01.jsonl", line("a"))
     take_in(FIRST)
     deliver("2026-01-02.jsonl", line("b", SECOND), line("late", FIRST))
-    assert take_in(FIRST, SECOND) == {"delivered": 3, "appended": 2, "twice": 1, "late": 1}
+    assert take_in(FIRST, SECOND) == {
+        "delivered": 3,
+        "appended": 2,
+        "twice": 1,
+        "late": 1,
+        "refused": 0,
+    }
     assert ids(FIRST) == ["a", "late"]
     assert ids(SECOND) == ["b"]
     rows = prediction_log.read([FIRST, SECOND])
@@ -159,11 +165,23 @@ def test_an_error_is_a_row_without_a_score_and_a_shadow_is_none():
         (json.dumps(line("b", at="2026-01-01T10:00:00")), "has no time zone"),
         (json.dumps(line("b", status="well")), "invalid literal for int"),
         (json.dumps(line("b", key="a name")), "invalid literal for int"),
-        (json.dumps(line("b", answer={"scores": [1, 2]})), "answers 2 rows at once"),
+        (json.dumps(line("b", key="9" * 30)), "has more than 63 bits"),
+        (json.dumps(line("b", key="9" * 5000)), "ValueError"),
+        (json.dumps(line("b", status=10**30)), "has more than 63 bits"),
+        (json.dumps(line("b", answer={"scores": [1, 2]})), "has 2 scores"),
+        (json.dumps(line("b", answer={"predictions": [1]})), "has 0 scores"),
+        ("[" * 100_000, "RecursionError"),
     ],
 )
-def test_a_broken_line_is_named_and_nothing_of_its_delivery_is_taken(broken, says):
-    with pytest.raises(ValueError, match=r"2026-01-01.jsonl, line 2: ") as refused:
-        prediction_log.parse(text(line("a")) + broken, "2026-01-01.jsonl", "2026-01-01")
-    assert says in str(refused.value)
-    assert "take the line out" in str(refused.value)
+def test_a_line_that_can_not_be_read_is_kept_with_the_reason_and_the_rest_is_taken(broken, says):
+    content = (text(line("a")) + broken + "\n" + text(line("c"))).encode()
+    storage.write_to(storage.store() / "a_dag" / "delivered" / "2026-01-01.jsonl", content)
+    expected = {"delivered": 2, "appended": 2, "twice": 0, "late": 0, "refused": 1}
+    assert take_in(FIRST) == expected
+    assert ids(FIRST) == ["a", "c"]
+    assert take_in(FIRST)["refused"] == 1
+    folder = storage.store() / "a_dag" / "quarantine"
+    (name,) = storage.names(folder)
+    kept = json.loads(folder.fs.cat_file((folder / name).path))
+    assert (kept["source"], kept["line"], kept["text"]) == ("2026-01-01.jsonl", 2, broken)
+    assert says in kept["reason"]

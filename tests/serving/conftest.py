@@ -70,7 +70,7 @@ def start_gateway(tmp_path_factory):
     def start(folder=None):
         folder = folder or tmp_path_factory.mktemp("gateway")
         port = processes.free_port()
-        process = launch.gateway(folder, port, TOKEN)
+        process = launch.gateway(folder, port, TOKEN, sources=[HOME, folder.parent])
         started.append((folder, process))
         address = f"http://127.0.0.1:{port}"
         processes.wait_until_answers(f"{address}/ping", process)

@@ -182,13 +182,19 @@ def test_what_a_model_can_not_use_comes_back_with_a_reason(gateway, body, status
         assert says in json.loads(answer.read())["error"]
 
 
-def test_every_prediction_is_logged_with_what_was_asked(gateway, rows):
-    gateway.ask(ROUTE, rows[:2], {"X-Request-Id": "mine"})
-    lines, after = gateway.predictions("churn", "1")
-    (line,) = [each for each in lines if each["request_id"] == "mine"]
-    assert line["rows"] == [list(row.values()) for row in rows[:2]]
-    assert len(line["scores"]) == 2
-    assert gateway.predictions("churn", "1", after) == ([], after)
+def test_every_answer_is_logged_with_what_was_asked(gateway, rows):
+    _, before = gateway.requests(ROUTE)
+    answer, _ = gateway.ask(ROUTE, rows[:2], {"X-Request-Id": "mine"})
+    body = json.dumps({"dataframe_records": rows[:1]}, indent=1).replace("\n", "\r\n")
+    httpx.post(
+        f"{gateway.address}/routes/{ROUTE}/invocations", content=body, headers=load.token(gateway)
+    )
+    (line, spaced), after = gateway.requests(ROUTE, before)
+    assert (line["request_id"], line["key"], line["role"]) == ("mine", "mine", "live")
+    assert line["asked"] == {"dataframe_records": rows[:2]}
+    assert line["answer"] == answer
+    assert spaced["asked"] == {"dataframe_records": rows[:1]}
+    assert gateway.requests(ROUTE, after) == ([], after)
 
 
 def test_without_a_token_it_does_not_start(tmp_path):

@@ -4,6 +4,7 @@ import json
 import random
 import string
 import sys
+import time
 
 import httpx
 import pytest
@@ -21,7 +22,6 @@ def scorer(exported, tmp_path_factory):
     command = [
         *(sys.executable, "-m", "include.serving.scorer"),
         *("--model", str(exported), "--port", str(port), "--version", "7"),
-        *("--log", str(folder / "predictions.jsonl")),
     ]
     process = processes.start(folder, "scorer", command, {}, port)
     address = f"http://127.0.0.1:{port}"
@@ -112,6 +112,37 @@ REFUSED = {
         422,
         "must be a finite number, not NaN",
     ),
+    "half a pair of surrogates": (
+        lambda rows: {"dataframe_records": spoiled(rows, plan="\ud800")},
+        422,
+        "'plan' in row 0 must be a text",
+    ),
+    "half a pair of surrogates in a name": (
+        lambda rows: {"dataframe_records": spoiled(rows, **{"\ud800": 1})},
+        422,
+        "knows no column '\\ud800'",
+    ),
+    "a column twice": (
+        lambda rows: {"dataframe_split": {"columns": ["plan", "plan"], "data": [[1, 2]]}},
+        422,
+        "'plan' is there more than once",
+    ),
+    "too many columns": (
+        lambda rows: {"dataframe_split": {"columns": list(map(str, range(20_000))), "data": []}},
+        413,
+        "20000 columns",
+    ),
+    "too many columns in records": (
+        lambda rows: {"dataframe_records": [dict.fromkeys(map(str, range(20_000)), 1)]},
+        413,
+        "20000 columns",
+    ),
+    "deep nesting": (lambda rows: b"[" * 100_000, 400, "not JSON"),
+    "too many digits": (
+        lambda rows: b'{"inputs": {"plan": [' + b"9" * 10_000 + b"]}}",
+        400,
+        "not JSON",
+    ),
     "too many rows": (
         lambda rows: {"dataframe_records": rows * 6},
         413,
@@ -129,6 +160,22 @@ def test_what_can_not_be_used_is_refused_by_name(scorer, rows, fault):
     answer = scorer.post("/invocations", content=content)
     assert answer.status_code == status
     assert says in answer.json()["error"]
+
+
+def test_after_a_text_that_is_none_the_next_call_is_answered(scorer, rows):
+    broken = json.dumps({"dataframe_records": spoiled(rows, plan="\ud800")})
+    for _ in range(20):
+        scorer.post("/invocations", content=broken)
+        answer = scorer.post("/invocations", json={"dataframe_records": rows[:1]})
+        assert answer.status_code == 200
+
+
+def test_a_thousand_names_are_compared_in_no_time(rows):
+    columns = [protocol.Column(str(number), "long") for number in range(1000)]
+    body = {"columns": [column.name for column in columns], "data": [[1] * 1000] * 100}
+    began = time.process_time()
+    assert len(protocol.rows(json.dumps({"dataframe_split": body}).encode(), columns)) == 100
+    assert time.process_time() - began < 1
 
 
 def mutated(body, rng):
