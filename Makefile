@@ -2,6 +2,13 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 export PYTHONPATH := $(CURDIR)
+# What is given to make reaches a command by its environment: a quote in it ends no shell word.
+export GIVEN_DAG = $(value DAG)
+export GIVEN_CONF = $(value CONF)
+export GIVEN_DATE = $(value DATE)
+export GIVEN_SECTION = $(value SECTION)
+export GIVEN_TO = $(value TO)
+export GIVEN_NAME = $(value NAME)
 
 .PHONY: help install up down status run env test prove test-fast lint bench checklist copy lock clean
 
@@ -21,16 +28,16 @@ status: install ## Say what runs, and where
 	@$(PY) -m include.tools.up status
 
 run: install ## Run one pipeline: DAG=… [CONF='{"name": value}'] [DATE=2026-01-04] [VERBOSE=1]
-	@$(PY) -m include.tools.run "$(DAG)" $(if $(CONF),--conf '$(CONF)') $(if $(DATE),--date '$(DATE)') $(if $(VERBOSE),--verbose)
+	@$(PY) -m include.tools.run "$$GIVEN_DAG" --conf "$$GIVEN_CONF" --date "$$GIVEN_DATE" $(if $(VERBOSE),--verbose)
 
 env: install ## Print the environment for calling `airflow` yourself: eval "$$(make -s env)"
 	@$(PY) -m include.tools.environment
 
 test: install ## Prove every promise, or those of one section: SECTION=97.4 (or "ground": the rest)
-	@$(PY) -m tests.alone -m pytest -n auto $(if $(SECTION),--section "$(SECTION)")
+	@$(PY) -m tests.alone -m pytest -n auto $(if $(SECTION),--section "$$GIVEN_SECTION")
 
 prove: install ## Run the long proofs of what changed, or of DAG=97_04_02, SECTION=97.4, SAMPLE=3, ALL=1
-	@$(PY) -m tests.prove $(if $(DAG),--dag "$(DAG)") $(if $(SECTION),--section "$(SECTION)") \
+	@$(PY) -m tests.prove $(if $(DAG),--dag "$$GIVEN_DAG") $(if $(SECTION),--section "$$GIVEN_SECTION") \
 		$(if $(SAMPLE),--sample "$(SAMPLE)") $(if $(ALL),--all)
 
 test-fast: install ## The contract of all pipelines, their helpers, and one run: two minutes
@@ -49,7 +56,7 @@ checklist: install ## Run all tests and write CHECKLIST.md and the README's gall
 	@$(PY) -m include.tools.checklist
 
 copy: install ## Copy one pipeline into another project: DAG=… TO=~/my-airflow NAME=…
-	@$(PY) -m include.tools.copy "$(DAG)" "$(TO)" "$(NAME)"
+	@$(PY) -m include.tools.copy "$$GIVEN_DAG" "$$GIVEN_TO" "$$GIVEN_NAME"
 
 lock: install ## Resolve requirements.in anew into requirements.txt
 	@bash include/tools/lock.sh

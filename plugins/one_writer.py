@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 READS = {"GET", "HEAD", "OPTIONS"}
+MOST_BYTES = 16 * 2**20
+"""So much of a body is held while it waits for its turn; longer ones are refused."""
 
 
 class InTurn:
@@ -33,8 +35,16 @@ class InTurn:
             await self.app(scope, receive, send)
             return
         messages = [await receive()]
-        while messages[-1].get("more_body"):
+        size = len(messages[0].get("body", b""))
+        while messages[-1].get("more_body") and size <= MOST_BYTES:
             messages.append(await receive())
+            size += len(messages[-1].get("body", b""))
+        if size > MOST_BYTES:
+            from starlette.responses import PlainTextResponse
+
+            told = PlainTextResponse(f"the body is longer than {MOST_BYTES} bytes\n", 413)
+            await told(scope, receive, send)
+            return
 
         async def again() -> "Message":
             return messages.pop(0) if messages else await receive()

@@ -30,6 +30,7 @@ LIBRARIES = (
     "sklearn.model_selection",
     "torch",
 )
+log = logging.getLogger(__name__)
 NOISY = ("alembic", "great_expectations", "mlflow")
 
 
@@ -48,7 +49,10 @@ class OnStart:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # theirs, about themselves
             for library in LIBRARIES:
-                importlib.import_module(library)
+                try:
+                    importlib.import_module(library)
+                except ImportError as error:  # the tasks that need it will say so
+                    log.warning("Tasks will not start with %s: %s", library, error)
 
 
 class WarmWorkers(AirflowPlugin):

@@ -42,9 +42,7 @@ class Copy:
 
 def plan(dag_id: str, to: Path, name: str) -> Copy:
     """Work out the copy; raise SystemExit, with the reason, where it must not be made."""
-    source = environment.DAGS / f"{dag_id}.py"
-    if not source.is_file():
-        raise SystemExit(f"There is no DAG {dag_id!r} in {environment.DAGS}.")
+    source = environment.dag_file(dag_id)
     if not NAME.fullmatch(name):
         raise SystemExit(
             f"NAME={name!r} can't be a file and a dag_id: begin with a letter, then letters, "
@@ -184,6 +182,8 @@ def _requirements(imported: frozenset[str]) -> list[str]:
 
 def _refuse_conflicts(made: Copy, target: Path) -> None:
     dag_file = next(iter(made.files))
+    if target not in (target / "requirements.txt").resolve().parents:
+        raise SystemExit(f"{target}/requirements.txt is a link to another project's: remove it.")
     for path, text in made.files.items():
         if target not in path.resolve().parents:
             raise SystemExit(f"{path} would lie outside {target}: a link leads out of it.")
@@ -201,6 +201,7 @@ def _refuse_conflicts(made: Copy, target: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    path = path.resolve()  # what a link leads to is changed, and the link stays
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")

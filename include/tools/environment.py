@@ -16,6 +16,9 @@ from typing import Any
 
 import yaml
 
+from include import loopback
+from include.tools import secret
+
 PROJECT = Path(__file__).resolve().parents[2]
 DAGS = PROJECT / "dags"
 BUNDLE = "dags-folder"  # Airflow's own name for that folder
@@ -34,6 +37,15 @@ SILENCE = {
     "WANDB_ERROR_REPORTING": "false",
 }
 
+PASSWORDS = "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"
+ALL_ADMINS = "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"
+# Whoever sets one of these says who may log in, and how.
+LOGINS = (
+    "AIRFLOW__CORE__AUTH_MANAGER",
+    ALL_ADMINS,
+    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS",
+)
+
 KEYS: dict[str, Callable[[], str]] = {
     "fernet": lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
     "gateway": lambda: secrets.token_urlsafe(32),
@@ -45,6 +57,16 @@ KEYS: dict[str, Callable[[], str]] = {
 def home() -> Path:
     """Where the catalogue keeps what it writes."""
     return Path(os.environ.get("CATALOGUE_HOME", PROJECT / ".catalogue")).expanduser().resolve()
+
+
+def dag_file(dag_id: str) -> Path:
+    """The file of a pipeline; say which there are where there is none of this name."""
+    file = DAGS / f"{dag_id}.py"
+    if Path(dag_id).name != dag_id or not file.is_file():
+        known = sorted(path.stem for path in DAGS.glob("97_*.py"))
+        near = [name for name in known if dag_id and Path(dag_id).stem in name] or known
+        raise SystemExit(f"There is no DAG {dag_id!r}. There are:\n  " + "\n  ".join(near))
+    return file
 
 
 def port(name: str, default: int) -> int:
@@ -75,7 +97,7 @@ def airflow(airflow_home: Path, store: Path, database: Path | None = None) -> di
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        PASSWORDS: os.environ.get(PASSWORDS, str(airflow_home / "passwords.json")),
         # A busy scheduler may wait for its turn to write; SQLite's own 5 seconds would end it.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}?timeout=60",
         # A changed DAG file is read at once, and every task reads all code anew; to read what did
@@ -87,6 +109,7 @@ def airflow(airflow_home: Path, store: Path, database: Path | None = None) -> di
         "AIRFLOW_VAR_ARTIFACT_STORE": (store / "artifacts").as_uri(),
         "AIRFLOW_VAR_LANDING_ZONE": (store / "landing").as_uri(),
         **_interpreters(),
+        **loopback.no_proxy(),
         "CATALOGUE_HOME": str(store),
         "GATEWAY_TOKEN": keys["gateway"],
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
@@ -145,11 +168,7 @@ def _keys(store: Path) -> dict[str, str]:
         raise SystemExit(f"{file} is damaged ({error}): delete it, new keys are made.") from None
     missing = {name: make() for name, make in KEYS.items() if name not in kept}
     if missing:
-        store.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.touch(mode=0o600)
-        part.write_text(json.dumps(kept | missing))
-        part.replace(file)
+        secret.write(file, kept | missing)
         kept = json.loads(file.read_text())
     return kept
 

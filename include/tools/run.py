@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = environment.airflow(home / "run", store=home)
     os.environ.update(settings | {"AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"})
     settings["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "INFO"  # it carries the progress shown below
-    conf, date, file = _conf(asked.conf), _date(asked.date), _file(asked.dag)
+    conf, date, file = _conf(asked.conf), _date(asked.date), environment.dag_file(asked.dag)
     wanted = needs.needs(file)
     _refuse(_faults(file, conf, wanted))
 
@@ -75,6 +75,8 @@ def _conf(text: str) -> dict[str, Any]:
         conf = json.loads(text or "{}", parse_constant=_no_number)
     except ValueError as error:
         raise SystemExit(f"CONF is not JSON ({error}). Write {example}.") from None
+    except RecursionError:
+        raise SystemExit(f"CONF is nested too deeply. Write {example}.") from None
     if not isinstance(conf, dict):
         raise SystemExit(f"CONF must be an object: {example}.")
     return conf
@@ -93,15 +95,6 @@ def _date(text: str) -> str:
     if date.year not in YEARS:
         raise SystemExit(f"DATE={text} is not between {YEARS[0]} and {YEARS[-1]}.")
     return date.isoformat()  # one moment has one name, however it was written
-
-
-def _file(dag_id: str) -> Path:
-    file = environment.DAGS / f"{dag_id}.py"
-    if Path(dag_id).name != dag_id or not file.is_file():
-        known = sorted(path.stem for path in environment.DAGS.glob("97_*.py"))
-        near = [name for name in known if dag_id and Path(dag_id).stem in name] or known
-        raise SystemExit(f"There is no DAG {dag_id!r}. There are:\n  " + "\n  ".join(near))
-    return file
 
 
 def _faults(file: Path, conf: dict[str, Any], wanted: needs.Needs) -> list[str]:
@@ -152,17 +145,30 @@ def _refuse(faults: list[str]) -> None:
 def _one_at_a_time(folder: Path, what: str) -> Iterator[None]:
     """`dags test` deletes an earlier run of its date, so the same one twice at once is refused."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{what}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SystemExit(
-                f"{what} is running already: wait for it, or give this run another DATE."
-            ) from None
-        try:
-            yield
-        finally:
-            Path(lock.name).unlink()
+    file = folder / f"{what}.lock"
+    while True:
+        with file.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SystemExit(
+                    f"{what} is running already: wait for it, or give this run another DATE."
+                ) from None
+            if not _is_still(file, lock.fileno()):
+                continue  # the run before this one has just ended, and taken its file along
+            try:
+                yield
+            finally:
+                file.unlink()
+            return
+
+
+def _is_still(file: Path, number: int) -> bool:
+    """Whether an open file is the one that has this name."""
+    try:
+        return os.path.samestat(file.stat(), os.fstat(number))
+    except FileNotFoundError:
+        return False
 
 
 def _prepare(home: Path, settings: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from include import processes
+from include import loopback, processes
 from include.local_cloud import platforms
 from include.serving import launch
 from include.tools import environment
@@ -33,12 +33,24 @@ class Service:
 
 
 def _mlflow_command(home: Path, env: Mapping[str, str]) -> list[str]:
-    """Clients write artifacts to disk themselves: the store also works without a server."""
-    folder = home / "mlflow"
+    """Clients write artifacts to disk themselves: the store also works without a server.
+
+    MLflow's own defaults let in pages of every server on this machine, and of the local network.
+    """
+    folder, port = home / "mlflow", env["MLFLOW_PORT"]
+    hosts = [f"{name}:{port}" for name in sorted(loopback.names())]
+    known = {
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ("--allowed-hosts", ",".join(hosts)),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": (
+            "--cors-allowed-origins",
+            ",".join(f"http://{host}" for host in hosts),
+        ),
+    }
     return [
         sys.executable,
         *("-m", "mlflow", "server"),
-        *("--host", environment.HOST, "--port", env["MLFLOW_PORT"], "--workers", "1"),
+        *("--host", environment.HOST, "--port", port, "--workers", "1"),
+        *(part for name, flag in known.items() if name not in os.environ for part in flag),
         *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
         *("--no-serve-artifacts", "--default-artifact-root", (folder / "artifacts").as_uri()),
     ]
@@ -67,7 +79,9 @@ def _create_mlflow_store(home: Path) -> None:
 def _gateway_command(home: Path, env: Mapping[str, str]) -> list[str]:
     """Its scorers fetch models from the registry by name."""
     registry = f"http://{environment.HOST}:{env['MLFLOW_PORT']}"
-    return launch.command(home / "gateway", int(env["GATEWAY_PORT"]), registry)
+    images = [home / airflow / "images" for airflow in ("airflow", "run")]
+    sources = [home / "mlflow", *images]
+    return launch.command(home / "gateway", int(env["GATEWAY_PORT"]), registry, sources)
 
 
 SERVICES = [

@@ -7,13 +7,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
 
 from include import processes
 from include.data import landing, warehouse
 from include.local_cloud import platforms
-from include.tools import environment, services
+from include.tools import environment, rest, secret, services
 
 COMPONENTS = {
     "api-server": ["api-server"],
@@ -68,8 +66,9 @@ def up() -> None:
         prepare(home, env)
         _say(f"Airflow on port {env['AIRFLOW__API__PORT']}")
         start_airflow(folder, env, already=set(known))
-        _say("reading the DAGs")
-        wait_for_dags(env, {path.stem for path in environment.DAGS.glob("97_*.py")})
+        if rest.knows_the_way_in(env):
+            _say("reading the DAGs")
+            wait_for_dags(env, {path.stem for path in environment.DAGS.glob("97_*.py")})
     except (RuntimeError, KeyboardInterrupt):
         processes.stop(folder, [p for p in processes.recorded(folder) if p.name not in known])
         raise
@@ -105,6 +104,8 @@ def status() -> None:
         where = f"http://{environment.HOST}:{process.port}" if process.port else ""
         where = where if process.alive() else "crashed; `make up` mends it"
         print(f"{process.name:<14} pid {process.pid:<8} {where:<24} {process.log}")
+        if process.name == "api-server" and process.alive():
+            print(f"{'':<14} log in: {rest.link(settings(environment.home()))}")
 
 
 def prepare(home: Path, env: dict[str, str]) -> None:
@@ -114,19 +115,21 @@ def prepare(home: Path, env: dict[str, str]) -> None:
     ours = services.connections()
     running = [process.name for process in processes.running(home / "services")]
     known = environment.connections(env) | platforms.redirects(home, running).connections
-    filled = home / "connections-filled.json"
-    filled.write_text(json.dumps({name: known[name] for name in known if name in ours}))
-    yours = home / "connections-yours.json"  # what you have changed in the UI stays
-    yours.write_text(json.dumps({name: known[name] for name in known if name not in ours}))
-    airflow(
-        env,
-        ["db", "migrate"],
-        ["pools", "import", str(environment.PROJECT / "config" / "pools.json")],
-        ["connections", "import", "--overwrite", str(filled)],
-        ["connections", "import", str(yours)],
-    )
-    filled.unlink()
-    yours.unlink()
+    filled, yours = home / "connections-filled.json", home / "connections-yours.json"
+    try:
+        secret.write(filled, {name: known[name] for name in known if name in ours})
+        # What you have changed in the UI stays.
+        secret.write(yours, {name: known[name] for name in known if name not in ours})
+        airflow(
+            env,
+            ["db", "migrate"],
+            ["pools", "import", str(environment.PROJECT / "config" / "pools.json")],
+            ["connections", "import", "--overwrite", str(filled)],
+            ["connections", "import", str(yours)],
+        )
+    finally:
+        filled.unlink(missing_ok=True)
+        yours.unlink(missing_ok=True)
 
 
 def start_airflow(folder: Path, env: dict[str, str], already: set[str] = frozenset()) -> None:  # type: ignore[assignment]
@@ -138,23 +141,22 @@ def start_airflow(folder: Path, env: dict[str, str], already: set[str] = frozens
         command = [sys.executable, "-m", "airflow", *arguments]
         process = processes.start(folder, name, command, env, port)
         if name == "api-server":
-            processes.wait_until_answers(f"{_api(env)}/version", process)
+            processes.wait_until_answers(f"{env['AIRFLOW__API__BASE_URL']}/api/v2/version", process)
 
 
 def wait_for_dags(env: dict[str, str], expected: set[str], seconds: float = 120.0) -> None:
     """Wait until these DAGs are listed; name the file that does not import."""
     deadline = time.monotonic() + seconds
+    airflow = rest.Client(env["AIRFLOW__API__BASE_URL"], rest.password(env))
     while True:
-        errors = _get(f"{_api(env)}/importErrors")["import_errors"]
+        errors = airflow.call("GET", "/importErrors")["import_errors"]
         if errors:
             raise RuntimeError(
                 "\n".join(
                     f"{each['filename']} does not import:\n{each['stack_trace']}" for each in errors
                 )
             )
-        missing = expected - {
-            each["dag_id"] for each in _get(f"{_api(env)}/dags?limit=100")["dags"]
-        }
+        missing = expected - {each["dag_id"] for each in airflow.all("/dags", "dags")}
         if not missing:
             return
         if time.monotonic() > deadline:
@@ -178,15 +180,6 @@ def airflow(env: dict[str, str], *commands: Sequence[str]) -> None:
         raise RuntimeError(f"{tried} failed:\n{done.stdout}{done.stderr}")
 
 
-def _api(env: dict[str, str]) -> str:
-    return f"{env['AIRFLOW__API__BASE_URL']}/api/v2"
-
-
-def _get(url: str) -> Any:
-    with urlopen(url, timeout=60) as answer:  # noqa: S310
-        return json.load(answer)
-
-
 def _refuse_taken_ports(wanted: dict[str, int]) -> None:
     variables = {service.name: service.port_variable for service in services.SERVICES}
     variables["api-server"] = "AIRFLOW_PORT"
@@ -208,10 +201,10 @@ def _banner(env: dict[str, str], seconds: float) -> None:
     dags = len(list(environment.DAGS.glob("97_*.py")))
     print(
         f"\nReady after {seconds:.0f} s: {dags} pipelines, no import errors.\n"
-        f"  Airflow    {env['AIRFLOW__API__BASE_URL']}  (everybody who reaches it is admin)\n"
+        f"  Airflow    {rest.link(env)}\n"
         f"  MLflow     http://{environment.HOST}:{env['MLFLOW_PORT']}\n"
         f"  Gateway    http://{environment.HOST}:{env['GATEWAY_PORT']}\n"
-        "             (its token: `make -s env | grep GATEWAY_TOKEN`)\n"
+        "             (its operators' token: `make -s env | grep GATEWAY_TOKEN`)\n"
         "Stop it with `make down`."
     )
 

@@ -6,7 +6,7 @@ import pytest
 
 from include import processes
 from include.data import warehouse
-from include.tools import environment, needs, run, up
+from include.tools import environment, needs, rest, run, up
 
 STRUCTURE = "97_01_01_ml_pipeline_structure"
 LACKING = """
@@ -31,18 +31,18 @@ def faults(file, conf=None):
 
 
 def test_an_unknown_parameter_is_named_with_those_that_there_are():
-    (fault,) = faults(run._file(STRUCTURE), {"min_f2": 0.5})
+    (fault,) = faults(environment.dag_file(STRUCTURE), {"min_f2": 0.5})
     assert fault == f"{STRUCTURE} has no parameter 'min_f2'; it has: min_f1."
 
 
 def test_a_wrong_value_is_named_with_what_it_should_be():
-    (fault,) = faults(run._file(STRUCTURE), {"min_f1": 7})
+    (fault,) = faults(environment.dag_file(STRUCTURE), {"min_f1": 7})
     assert fault.startswith("Parameter 'min_f1' can't be 7: ")
     assert "maximum of 1" in fault
 
 
 def test_every_fault_is_told_at_once():
-    assert len(faults(run._file(STRUCTURE), {"min_f2": 0.5, "min_f1": "high"})) == 2
+    assert len(faults(environment.dag_file(STRUCTURE), {"min_f2": 0.5, "min_f1": "high"})) == 2
 
 
 def test_a_missing_pool_and_a_missing_connection_are_named_with_where_to_add_them(tmp_path):
@@ -64,7 +64,7 @@ def test_a_connection_from_the_environment_is_as_good(tmp_path, monkeypatch):
 
 def test_an_unknown_dag_is_answered_with_those_that_there_are():
     with pytest.raises(SystemExit, match=f"(?s)no DAG 'structure'.*{STRUCTURE}"):
-        run._file("structure")
+        environment.dag_file("structure")
 
 
 @pytest.mark.parametrize("text", ["{min_f1: 1}", "[1]", "7"])
@@ -82,7 +82,7 @@ def test_no_pipeline_but_the_one_that_is_run_is_read(monkeypatch):
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import BundleDagBag
 
-    for name, value in run._only(run._file(STRUCTURE)).items():
+    for name, value in run._only(environment.dag_file(STRUCTURE)).items():
         monkeypatch.setenv(name, value)
     (bundle,) = DagBundlesManager().get_all_dag_bundles()
     assert bundle.name == environment.BUNDLE
@@ -124,7 +124,8 @@ def test_who_finds_the_metadata_database_locked_waits_a_minute(airflow_database)
 
 def test_a_file_that_does_not_import_is_named(monkeypatch):
     broken = {"filename": "97_01_01.py", "stack_trace": "SyntaxError: invalid syntax"}
-    monkeypatch.setattr(up, "_get", lambda url: {"import_errors": [broken], "dags": []})
+    monkeypatch.setattr(rest, "password", lambda env: "any")
+    monkeypatch.setattr(rest.Client, "call", lambda self, *asked: {"import_errors": [broken]})
     settings = {"AIRFLOW__API__BASE_URL": "http://nowhere"}
     with pytest.raises(RuntimeError, match=r"97_01_01.py does not import:\nSyntaxError"):
         up.wait_for_dags(settings, {"97_01_01"})
@@ -163,7 +164,7 @@ def test_a_date_that_nobody_can_mean_is_refused(text):
 )
 def test_a_dag_that_is_not_there_is_told_with_those_that_are_near(name, told):
     with pytest.raises(SystemExit, match=told):
-        run._file(name)
+        environment.dag_file(name)
 
 
 def test_a_warehouse_that_is_no_database_is_named_with_the_cure(tmp_path):

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from plugins import one_writer
 from plugins.one_writer import InTurn
 
 
@@ -79,3 +80,20 @@ def test_who_sends_slowly_or_breaks_keeps_nobody_waiting():
         return airflow.heard
 
     assert asyncio.run(three()) == [b"usual"]
+
+
+@pytest.mark.parametrize("parts", [[b"x" * 101], [b"x" * 60] * 3])
+def test_a_body_that_is_too_long_to_wait_with_is_refused(monkeypatch, parts):
+    monkeypatch.setattr(one_writer, "MOST_BYTES", 100)
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    airflow = Airflow()
+    asyncio.run(InTurn(airflow)({"type": "http", "method": "POST"}, receive, send))
+    assert sent[0]["status"] == 413
+    assert (airflow.inside, airflow.heard) == (0, [])

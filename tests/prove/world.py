@@ -16,7 +16,7 @@ from typing import Any
 from include import processes, runs
 from include.data import landing, warehouse
 from include.local_cloud import platforms
-from include.tools import copy, environment, needs, services, up
+from include.tools import copy, environment, needs, rest, services, up
 from tests import alone
 from tests.prove.cases import Case
 from tests.scheduler.api import FINAL, Api
@@ -72,7 +72,7 @@ class World:
         self.home = home
         self.pipelines = {each.dag_id: each for each in pipelines}
         self.env = env
-        self.api = Api(env["AIRFLOW__API__BASE_URL"])
+        self.api = Api(env["AIRFLOW__API__BASE_URL"], rest.password(env))
         self.asked = home / "asked-hosts.txt"
         self._waiting = list(pipelines)
         self._started: dict[str, dict[datetime, str]] = {}

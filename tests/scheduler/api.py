@@ -1,40 +1,18 @@
 """Airflow's public REST API, as much of it as the scheduler tests speak."""
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+
+from include.tools import rest
 
 FIRST = datetime(2026, 1, 4, tzinfo=UTC)
 FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
-@dataclass
-class Api:
+class Api(rest.Client):
     """One Airflow, over HTTP."""
-
-    address: str
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask, and fail with the server's own words."""
-        request = Request(
-            f"{self.address}/api/v2{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-            method=method,
-        )
-        try:
-            with urlopen(request, timeout=60) as answer:
-                text = answer.read()
-        except HTTPError as error:
-            raise AssertionError(
-                f"{method} {path}: {error.code} {error.read().decode()}"
-            ) from error
-        return json.loads(text) if text else None
 
     def trigger(
         self, dag_id: str, conf: dict[str, Any] | None = None, when: datetime = FIRST

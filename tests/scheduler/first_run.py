@@ -2,14 +2,14 @@
 
 import sys
 
-from include.tools import environment
+from include.tools import environment, rest, up
 from tests.scheduler.api import Api
 
 
 def main(dag_id: str) -> None:
     """Fail unless every task ends as success or skipped."""
-    port = environment.port("AIRFLOW_PORT", 8080)
-    api = Api(f"http://{environment.HOST}:{port}")
+    env = up.settings(environment.home())
+    api = Api(env["AIRFLOW__API__BASE_URL"], rest.password(env))
     tasks = api.finished(dag_id, api.trigger(dag_id))
     states = {name: task["state"] for name, task in tasks.items()}
     print("\n".join(f"  {state:<8} {name}" for name, state in states.items()))

@@ -12,7 +12,7 @@ import pytest
 
 from include import processes
 from include.data import warehouse
-from include.tools import environment, services, up
+from include.tools import environment, rest, services, up
 from tests.conftest import SHARED
 from tests.scheduler.api import Api
 from tests.services import beyond_loopback
@@ -73,7 +73,7 @@ class Cluster:
                 "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
             }
         )
-        self.api = Api(address)
+        self.api = Api(address, rest.password(self.env))
         warehouse.create(home / "warehouse.db")
         with ThreadPoolExecutor() as pool:
             begun = [

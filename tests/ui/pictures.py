@@ -8,7 +8,7 @@ from io import BytesIO
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from include.tools import environment
+from include.tools import environment, rest, up
 from tests.scheduler.api import Api
 from tests.ui import browser
 
@@ -18,11 +18,14 @@ SHOWN = "97_02_01_local_training"
 
 def main() -> None:
     """The Catalogue page, and a finished run's graph with all groups open."""
-    api = Api(f"http://{environment.HOST}:{environment.port('AIRFLOW_PORT', 8080)}")
+    env = up.settings(environment.home())
+    api = Api(env["AIRFLOW__API__BASE_URL"], rest.password(env))
     (newest, *_) = api.call("GET", f"/dags/{SHOWN}/dagRuns?order_by=-run_after")["dag_runs"]
     with browser.chromium() as chromium:
         page = chromium.new_page(viewport={"width": 1360, "height": 800}, device_scale_factor=1.5)
         page.set_default_timeout(60_000)
+        page.goto(rest.link(env))
+        page.wait_for_url(f"{api.address}/**")
         page.goto(f"{api.address}/plugin/catalogue")
         expect(page.locator(".catalogue a.state").first).to_be_visible()
         keep(page, "catalogue.png")

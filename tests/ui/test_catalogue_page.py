@@ -34,6 +34,7 @@ TRACKED = "97_03_01_mlflow_integration"
 GREEN, RED, WAITING, *_, NEVER = HERE
 REFRESHED = 5000  # so many milliseconds after it has asked, the page asks again
 FILES = ("page.js", "page.css", "icon.svg")
+ADMINS_PASSWORD = "an-admin's-password"  # noqa: S105
 
 # The ratio of light between each text and what lies behind it, by WCAG 2.2.
 CONTRASTS = """() => {
@@ -115,15 +116,19 @@ def servers(dags, no_experiments):
     """Two API servers: one where everybody is admin, one that asks who is there."""
     dags.all()  # the servers' database has to know them
     passwords = HOME / "passwords.json"
-    passwords.write_text(json.dumps({"reader": "a reader's secret"}))
+    passwords.write_text(json.dumps({"reader": "a reader's secret", "admin": ADMINS_PASSWORD}))
     nobody = http_connection(processes.free_port())
     opened = [
-        started("open", no_experiments.connection),
+        started(
+            "open",
+            no_experiments.connection,
+            AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="True",
+        ),
         started(
             "asking",
             nobody,
             AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="False",
-            AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS="reader:viewer",
+            AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS="reader:viewer,admin:admin",
             AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE=str(passwords),
         ),
     ]
@@ -261,6 +266,26 @@ def test_mlflow_out_of_reach_is_said_in_words(asking, token):
     assert status == 200
     assert json.loads(text)["pages"] == {}
     assert "MLflow does not answer at http://127.0.0.1:" in json.loads(text)["fault"]
+
+
+def test_the_link_that_make_up_prints_logs_in_and_hides_the_password(chromium, asking):
+    with chromium.new_context() as window:
+        page = window.new_page()
+        page.goto(f"{asking.api.address}/enter/#{ADMINS_PASSWORD}")
+        page.wait_for_url(f"{asking.api.address}/")
+        expect(page.get_by_role("link", name="Catalogue")).to_be_visible()
+        assert page.evaluate("fetch('api/v2/dags').then((answer) => answer.status)") == 200
+
+
+def test_a_wrong_link_says_where_the_right_one_is(chromium, asking):
+    with chromium.new_context() as window:
+        page = window.new_page()
+        page.goto(f"{asking.api.address}/enter/#wrong")
+        expect(page.get_by_role("status")).to_have_text(
+            "This link does not log in. `make status` prints the one that does."
+        )
+        assert page.url == f"{asking.api.address}/enter/"
+        assert page.evaluate("fetch('../api/v2/dags').then((answer) => answer.status)") == 401
 
 
 def test_the_navigation_leads_to_fifty_cards_in_ten_sections(visit, server):
