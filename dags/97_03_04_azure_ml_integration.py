@@ -93,7 +93,7 @@ def train_on_azure(names, parts, compute, label, estimator, color, image):
     default_args={
         "owner": "ml-catalogue",
         "retries": 2,
-        "retry_delay": timedelta(seconds=5),
+        "retry_delay": timedelta(seconds=30),  # a service may be starting again
         "retry_policy": retries.POLICY,
         "execution_timeout": timedelta(minutes=30),  # machines come slowly
     },

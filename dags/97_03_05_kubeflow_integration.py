@@ -85,7 +85,7 @@ def job_for(train: str):
     default_args={
         "owner": "ml-catalogue",
         "retries": 2,
-        "retry_delay": timedelta(seconds=5),
+        "retry_delay": timedelta(seconds=30),  # a service may be starting again
         "retry_policy": retries.POLICY,
         "execution_timeout": timedelta(minutes=10),
     },

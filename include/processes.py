@@ -48,6 +48,7 @@ class Process:
     born: str
     port: int | None
     log: str
+    command: Sequence[str] = ()
 
     def alive(self) -> bool:
         """Whether it still runs, and is not another process that was given the same number."""
@@ -86,6 +87,8 @@ def start(
     record, log = folder / f"{name}.json", folder / f"{name}.log"
     if record.exists() and (left := [each.pid for each in _read(record).family()]):
         raise RuntimeError(f"{name} runs already in {folder}: pid {', '.join(map(str, left))}")
+    if log.exists():
+        log.replace(folder / f"{name}.log.1")  # it may say why the last one ended
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -97,7 +100,7 @@ def start(
             start_new_session=True,
         )
     _HANDLES.append(process)
-    started = Process(name, process.pid, birth(process.pid), port, str(log))
+    started = Process(name, process.pid, birth(process.pid), port, str(log), command)
     part = folder / f"{name}.json.part"
     part.write_text(json.dumps(asdict(started)))
     part.replace(record)
@@ -123,6 +126,13 @@ def running(folder: Path) -> list[Process]:
 
 
 def stop(folder: Path, processes: Sequence[Process], grace: float = GRACE_SECONDS) -> None:
+    """End them and their families, and forget them."""
+    end(processes, grace)
+    for process in processes:
+        (folder / f"{process.name}.json").unlink(missing_ok=True)
+
+
+def end(processes: Sequence[Process], grace: float = GRACE_SECONDS) -> None:
     """Ask them and their families to end, insist where they don't, and see that they did."""
     for sign, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
         family = [member for process in processes for member in process.family()]
@@ -132,11 +142,8 @@ def stop(folder: Path, processes: Sequence[Process], grace: float = GRACE_SECOND
         wait(family, seconds)
     if left := [member.pid for process in processes for member in process.family()]:
         raise RuntimeError(f"these processes do not end: {sorted(left)}")
+    # What has ended is no longer warned about.
     _HANDLES[:] = [handle for handle in _HANDLES if handle.poll() is None]
-    for process in processes:
-        (folder / f"{process.name}.json").unlink(missing_ok=True)
-    for handle in _HANDLES:
-        handle.poll()  # what has ended is no longer warned about
 
 
 def wait_until_answers(url: str, process: Process, seconds: float = 120.0) -> None:
@@ -184,6 +191,19 @@ def alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def at_once_or_not(lock: Path) -> Iterator[bool]:
+    """Whether this is the only process to do this now; waits for nobody."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def free_port() -> int:

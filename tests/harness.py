@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -250,11 +250,8 @@ class Dags(dict[str, Any]):
         sync_bag_to_db(bag, environment.BUNDLE, None)
         for dag in bag.dags.values():
             dag.deadline = None
-            for task in dag.tasks:  # retries don't wait
-                if task.is_mapped:
-                    task.partial_kwargs["retry_delay"] = timedelta(0)
-                else:
-                    task.retry_delay = timedelta(0)
+            for task in dag.tasks:
+                _retry_at_once(task)
         self.update(bag.dags)
         gc.freeze()
         return bag.dags[dag_id]
@@ -262,6 +259,17 @@ class Dags(dict[str, Any]):
     def all(self) -> list[Any]:
         """Every DAG of the catalogue."""
         return [self[path.stem] for path in sorted(environment.DAGS.glob("97_*.py"))]
+
+
+def _retry_at_once(task: Any) -> None:
+    from airflow.sdk import ExceptionRetryPolicy
+
+    rules = [replace(rule, retry_delay=None) for rule in task.retry_policy.rules]
+    policy = ExceptionRetryPolicy(rules=rules)
+    if task.is_mapped:
+        task.partial_kwargs |= {"retry_delay": timedelta(0), "retry_policy": policy}
+    else:
+        task.retry_delay, task.retry_policy = timedelta(0), policy
 
 
 @pytest.fixture(scope="session")

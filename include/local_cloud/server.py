@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
-from include import loopback
+from include import loopback, processes
 
 HOST = "127.0.0.1"
 MOST_BYTES = 2**28
@@ -204,6 +204,19 @@ def secret(file: Path) -> str:
     if not file.exists():
         write(file, secrets.token_urlsafe(32))
     return file.read_text(encoding="utf-8")
+
+
+def port(folder: Path, name: str = "api") -> int:
+    """The port of a listener: the same after a restart, unless another program has taken it.
+
+    Airflow and its tasks keep an address that they were given when they started.
+    """
+    file = folder / "ports.json"
+    kept: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    if name not in kept or processes.in_use(kept[name]):
+        kept[name] = processes.free_port()
+        write(file, json.dumps(kept))
+    return kept[name]
 
 
 def write(target: Path, content: str | bytes) -> None:

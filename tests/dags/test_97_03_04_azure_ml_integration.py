@@ -105,9 +105,10 @@ def test_the_workspace_knows_how_each_candidate_learnt(run):
 
 
 @pytest.mark.shows("97.3.4", "Experiment tracking")
-def test_what_was_logged_is_what_the_script_reaches_here(run, tmp_path, monkeypatch):
+def test_what_was_logged_is_what_the_script_reaches_here(run, mlflow_store, tmp_path, monkeypatch):
     import mlflow
 
+    mlflow.set_tracking_uri(mlflow_store)  # whatever a test before this one has set
     parts = run.xcom("workspace.prepare", "parts")
     paths = {name: azure_ml.verified(reference) for name, reference in parts.items()}
     monkeypatch.chdir(tmp_path)

@@ -82,7 +82,7 @@ class AzureML:
 def opened(folder: Path, faults: server.Faults) -> AzureML:
     """Take a port, take up what was there before, and answer."""
     made = certificates(folder / "certificates", HOSTS)
-    listener = front.listen(made)
+    listener = front.listen(made, server.port(folder))
     base = f"https://localhost:{listener.server_address[1]}"
     identity = Identity.at(folder, base)
     # What else is trusted stays trusted.

@@ -43,9 +43,9 @@ class Front:
         raise _unknown(request)
 
 
-def listen(certificates: Certificates) -> ThreadingHTTPServer:
-    """Take a free port; nothing is answered before `serve`."""
-    server = ThreadingHTTPServer((HOST, 0), BaseHTTPRequestHandler)
+def listen(certificates: Certificates, port: int) -> ThreadingHTTPServer:
+    """Take a port; nothing is answered before `serve`."""
+    server = ThreadingHTTPServer((HOST, port), BaseHTTPRequestHandler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.server, certificates.key)
     server.socket = context.wrap_socket(

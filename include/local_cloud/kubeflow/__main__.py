@@ -21,7 +21,7 @@ class Kubeflow:
         self.catalogue = Catalogue(folder, self.runs, versions)
         self.token = server.secret(folder / "token")
         answers = handler(self.catalogue, faults, self.token)
-        self.listener = ThreadingHTTPServer((server.HOST, 0), answers)
+        self.listener = ThreadingHTTPServer((server.HOST, server.port(folder)), answers)
         threading.Thread(target=self.listener.serve_forever, daemon=True).start()
 
     def redirect(self) -> server.Redirect:

@@ -19,7 +19,6 @@ the network between pods (all share 127.0.0.1), price.
 """
 
 import json
-import secrets
 import ssl
 from pathlib import Path
 
@@ -46,12 +45,13 @@ class Kubernetes:
             self._store.create(resources.CLAIMS, NAMESPACE, _artifact_store())
         self._kubelet = Kubelet(self._store, faults, folder)
         self._controllers = Controllers(self._store)
-        shown, token = certificates(folder / "certificates", [server.HOST]), secrets.token_urlsafe()
+        shown = certificates(folder / "certificates", [server.HOST])
+        token, port = server.secret(folder / "token"), server.port(folder)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(shown.server, shown.key)
-        self._api = Api(self._store, self._kubelet, faults, token, tls)
+        self._api = Api(self._store, self._kubelet, faults, token, tls, port)
         self._config = folder / "kubeconfig"
-        server.write(self._config, json.dumps(_kubeconfig(self._api.port, token, shown)))
+        server.write(self._config, json.dumps(_kubeconfig(port, token, shown)))
 
     def redirect(self) -> server.Redirect:
         """A connection with a kubeconfig, as one has for a real cluster."""

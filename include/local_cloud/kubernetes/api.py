@@ -46,15 +46,21 @@ class Api:
     """The server, in a thread and a loop of its own."""
 
     def __init__(
-        self, store: Store, kubelet: Kubelet, faults: server.Faults, token: str, tls: ssl.SSLContext
+        self,
+        store: Store,
+        kubelet: Kubelet,
+        faults: server.Faults,
+        token: str,
+        tls: ssl.SSLContext,
+        port: int,
     ) -> None:
-        """Listen on a free port."""
+        """Listen on a port."""
         self._store, self._kubelet, self._faults, self._token = store, kubelet, faults, token
         self._watches: set[asyncio.Event] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)
         self._thread.start()
-        self.port = asyncio.run_coroutine_threadsafe(self._listen(tls), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._listen(tls, port), self._loop).result(30)
         store.listeners.append(self._hear)
 
     def close(self) -> None:
@@ -63,14 +69,13 @@ class Api:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
 
-    async def _listen(self, tls: ssl.SSLContext) -> int:
+    async def _listen(self, tls: ssl.SSLContext, port: int) -> None:
         app = web.Application(client_max_size=LARGEST)
         app.router.add_route("*", "/{path:.*}", self._guarded)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, server.HOST, 0, ssl_context=tls)
+        site = web.TCPSite(self._runner, server.HOST, port, ssl_context=tls)
         await site.start()
-        return int(self._runner.addresses[0][1])
 
     def _hear(self, _: Change) -> None:
         def wake() -> None:

@@ -48,7 +48,11 @@ class SageMaker:
         """Listen, and take up what an earlier process left."""
         self.faults, self.moto = faults, Moto(folder / "s3", NUMBER, REGION)
         self.listener = make_server(
-            server.HOST, 0, self._answer, threaded=True, request_handler=Handler
+            server.HOST,
+            server.port(folder),
+            self._answer,
+            threaded=True,
+            request_handler=Handler,
         )
         self.address = f"http://{server.HOST}:{self.listener.server_port}"
         self.key = Key.of(folder)

@@ -40,8 +40,9 @@ class Vertex:
         self._credentials = Credentials(folder)
         self._workers = jobs.Jobs()
         self._buckets = Buckets(folder / "storage")
-        self._storage = storage.serve(self._buckets, self._credentials, faults)
-        address = f"http://{server.HOST}:{self._storage.server_port}"
+        port = server.port(folder, "storage")
+        self._storage = storage.serve(self._buckets, self._credentials, faults, port)
+        address = f"http://{server.HOST}:{port}"
         env = {
             storage.ADDRESS: address,
             "GOOGLE_CLOUD_PROJECT": PROJECT,
@@ -71,7 +72,7 @@ class Vertex:
             made.key.read_bytes(),
             made.server.read_bytes(),
         )
-        self._proxy = Proxy(self._listener.port)
+        self._proxy = Proxy(self._listener.port, server.port(folder, "proxy"))
         self._redirect = server.Redirect(
             connections={
                 CONNECTION: {

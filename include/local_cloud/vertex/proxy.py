@@ -17,15 +17,15 @@ CHUNK = 65536
 
 
 class Proxy(ThreadingTCPServer):
-    """Listens on a free port, and opens tunnels to the one given."""
+    """Listens on a port, and opens tunnels to another one."""
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, port: int) -> None:
-        """Lead to this port."""
-        super().__init__((server.HOST, 0), Tunnel)
-        self.port = port
+    def __init__(self, target: int, port: int) -> None:
+        """Lead from the second port to the first."""
+        super().__init__((server.HOST, port), Tunnel)
+        self.target = target
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -53,7 +53,7 @@ class Tunnel(StreamRequestHandler):
         if method != "CONNECT" or not HOSTS.fullmatch(host):
             self.wfile.write(b"HTTP/1.1 403 not a host of Vertex AI\r\n\r\n")
             return
-        with socket.create_connection((server.HOST, self.server.port)) as there:
+        with socket.create_connection((server.HOST, self.server.target)) as there:
             self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
             self._carry(self.connection, there)
 

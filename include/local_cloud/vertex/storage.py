@@ -29,9 +29,11 @@ FAULTS = {
 }
 
 
-def serve(buckets: Buckets, credentials: Credentials, faults: server.Faults) -> ThreadingHTTPServer:
-    """Listen on a free port."""
-    listener = ThreadingHTTPServer((server.HOST, 0), _handler(buckets, credentials, faults))
+def serve(
+    buckets: Buckets, credentials: Credentials, faults: server.Faults, port: int
+) -> ThreadingHTTPServer:
+    """Listen on a port."""
+    listener = ThreadingHTTPServer((server.HOST, port), _handler(buckets, credentials, faults))
     threading.Thread(target=listener.serve_forever, daemon=True).start()
     return listener
 
