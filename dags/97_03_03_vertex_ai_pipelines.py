@@ -87,7 +87,7 @@ CHAMPION = (
     default_args={
         "owner": "ml-catalogue",
         "retries": 2,
-        "retry_delay": timedelta(seconds=5),
+        "retry_delay": timedelta(seconds=30),  # a service may be starting again
         "retry_policy": vertex_ai.POLICY,
         "execution_timeout": timedelta(hours=3),  # AutoML takes its time
         "gcp_conn_id": CONNECTION,

@@ -126,6 +126,15 @@ class CustomTraining(CreateCustomTrainingJobOperator):
     # There is no model to link to.
     operator_extra_links = (VertexAITrainingLink(),)  # type: ignore[assignment]
 
+    def execute(self, context: Context) -> str:
+        """Take the result of the job of this name; wait for it first unless it has succeeded."""
+        kind, name = aiplatform.CustomTrainingJob, self.display_name
+        found = good(known(kind, name, self.project_id, self.region, self.gcp_conn_id))
+        if found and succeeded(found[0]):
+            context["ti"].xcom_push(key="training_id", value=found[0].name)
+            return str(found[0].resource_name)
+        return str(super().execute(context))
+
     def invoke_defer(self, context: Context) -> None:
         """Wait for the job of this name, which is submitted if there is none."""
         kind, name = aiplatform.CustomTrainingJob, self.display_name
@@ -180,10 +189,12 @@ class AutoMLTraining(CreateAutoMLTabularTrainingJobOperator):
 class BatchPrediction(CreateBatchPredictionJobOperator):
     """Predictions for files of rows, without an endpoint; returns the folder with the answers."""
 
-    def execute(self, context: Context) -> None:
-        """Wait for the job of this name, which is submitted if there is none."""
+    def execute(self, context: Context) -> str:
+        """Take the result of the job of this name; wait for it first unless it has succeeded."""
         kind, name = aiplatform.BatchPredictionJob, self.job_display_name
         found = good(known(kind, name, self.project_id, self.region, self.gcp_conn_id))
+        if found and succeeded(found[0]):
+            return str(found[0].output_info.gcs_output_directory)
         if not found:
             super().execute(context)
         trigger = CreateBatchPredictionJobTrigger(
@@ -211,6 +222,11 @@ def known(kind: type[Any], name: str, project: str, region: str, conn_id: str) -
 def good(jobs: Iterable[Any]) -> list[Any]:
     """Those that succeeded or still may."""
     return [each for each in jobs if not each.state.name.endswith(ENDED[1:])]
+
+
+def succeeded(job: Any) -> bool:
+    """Whether a job has ended well, so that nobody needs to wait for it."""
+    return bool(job.state.name.endswith(ENDED[0]))
 
 
 def remove(names: Sequence[str], project: str, region: str, conn_id: str) -> int:

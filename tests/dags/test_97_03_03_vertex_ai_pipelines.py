@@ -3,6 +3,7 @@
 import copy
 import json
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from airflow.sdk import RetryAction
@@ -83,6 +84,26 @@ def test_automl_is_measured_on_the_same_rows_and_the_better_one_is_champion(run,
     assert run.xcom("predict.check")["auc"] == pytest.approx(auc[champion], abs=1e-6)
     (noted,) = registry.runs(DAG, run.key)
     assert noted.data.metrics == pytest.approx({f"{name}_auc": auc[name] for name in auc})
+
+
+@pytest.mark.parametrize(
+    ("task_id", "result"),
+    [("train.custom", "projects/local/trainingPipelines/7"), ("predict.batch", "gs://bucket/7")],
+)
+def test_a_task_that_comes_back_to_an_ended_job_takes_its_result(
+    dags, monkeypatch, task_id, result
+):
+    from include.clouds import vertex_ai
+
+    ended = SimpleNamespace(
+        name="7",
+        resource_name="projects/local/trainingPipelines/7",
+        state=SimpleNamespace(name="STATE_SUCCEEDED"),
+        output_info=SimpleNamespace(gcs_output_directory="gs://bucket/7"),
+    )
+    monkeypatch.setattr(vertex_ai, "known", lambda *_: [ended])
+    context = {"ti": SimpleNamespace(xcom_push=lambda key, value: None)}
+    assert dags[DAG].get_task(task_id).execute(context) == result
 
 
 def test_a_script_that_is_better_gets_the_callers(dags, monkeypatch):
