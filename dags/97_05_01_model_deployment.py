@@ -91,13 +91,6 @@ FAULTS = {"nothing": {}, "errors": {"error_every": 3}, "slow": {"delay_seconds":
     },
 )
 def model_deployment():
-    def model_folder(version: str) -> Path:
-        """What the registry keeps of a version: MLflow's model, and the export beside it."""
-        import mlflow
-
-        tracking.client()
-        return Path(mlflow.artifacts.download_artifacts(f"models:/{DAG_ID}/{version}"))
-
     @task(task_display_name="Open gateway")
     def open_gateway() -> str:
         """Serving needs a server: the connection's where it answers, else one for this run."""
@@ -158,7 +151,8 @@ def model_deployment():
             from include.serving import onnx_export
 
             frame = storage.read_frame(holdout).drop(columns=LABEL)
-            content = (model_folder(version) / "model.onnx").read_bytes()
+            with tracking.files(DAG_ID, version) as folder:
+                content = (folder / "model.onnx").read_bytes()
             fitted = tracking.load(DAG_ID, version)
             difference = onnx_export.largest_difference(fitted, content, frame)
             if not difference <= onnx_export.TOLERANCE:
@@ -170,7 +164,8 @@ def model_deployment():
             """All that a build needs, pinned: whoever builds from it gets the same."""
             from include.serving import image
 
-            return storage.write_bytes(image.context(model_folder(version)), "context.tar")
+            with tracking.files(DAG_ID, version) as folder:  # MLflow's model, and the export
+                return storage.write_bytes(image.context(folder), "context.tar")
 
         version = register(model, holdout)
         context = write_context(version)

@@ -12,12 +12,14 @@ counts, and without that a SQLite file under AIRFLOW_HOME.
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 CONNECTION = "mlflow_default"
 CHAMPION = "champion"
 RUN_LINK = "mlflow_run"
+ANSWERED = re.compile(r"failed with error code (\d{3})|too many (\d{3}) error responses")
 POINTS_AT_ONCE = 1000  # MLflow refuses more metrics in one request
 SERVED_WITH = ("scikit-learn", "skops", "pandas", "numpy")
 
@@ -62,6 +65,35 @@ class Version:
     """The version that was champion before this one was promoted."""
     reference: str | None = None
     """Where its bytes are, if the artifact store has them and not MLflow."""
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Say how to mend a fault of the network or the login, as an error that retries know."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if "API request to" not in str(error):
+            raise
+        answered = ANSWERED.search(str(error))
+        if answered:
+            raise _refused(int(answered[1] or answered[2])) from None
+        raise ConnectionError(
+            f"MLflow does not answer at {address()}. Start it (`make up`), or point the Airflow "
+            f"connection {CONNECTION} at a server that runs."
+        ) from None
+
+
+def _refused(status: int) -> Exception:
+    """What an HTTP status says that MLflow did not send for a reason of its own."""
+    look_at = f"Look at host, port, login and password of the Airflow connection {CONNECTION}."
+    if status in (401, 403):
+        return PermissionError(f"MLflow at {address()} refuses us: HTTP {status}. {look_at}")
+    if status == 429 or status >= 500:
+        return ConnectionError(f"MLflow at {address()} can't answer now: HTTP {status}.")
+    return ValueError(f"{address()} answers, but not as MLflow: HTTP {status}. {look_at}")
 
 
 def address() -> str:
@@ -98,17 +130,14 @@ def server() -> str:
     with _reachable():
         answer = http_request(get_default_host_creds(where), "/version", "GET")
     if answer.status_code != 200:
-        raise ValueError(
-            f"{where} answers, but not as MLflow: HTTP {answer.status_code} for /version. Look "
-            f"at host, port, login and password of the Airflow connection {CONNECTION}."
-        )
+        raise _refused(answer.status_code)
     return str(answer.text)
 
 
+@_reachable()
 def artifact_folders(name: str) -> list[Path]:
     """The folder below which the models of an experiment lie, where it is on this machine."""
-    with _reachable():
-        location = client().get_experiment(_experiment(name)).artifact_location
+    location = client().get_experiment(_experiment(name)).artifact_location
     url = urlsplit(location)
     return [Path(url2pathname(url.path)).parent] if url.scheme in ("", "file") else []
 
@@ -158,6 +187,7 @@ def log_figure(figure: "Figure", name: str) -> None:
     _mlflow().log_figure(figure, name, save_kwargs={"dpi": 120})
 
 
+@_reachable()
 def log_history(history: Mapping[str, Sequence[float]]) -> None:
     """Add measures to the open run, step by step; sent again, they are the same points.
 
@@ -207,6 +237,7 @@ def register(model: Any, example: "pd.DataFrame", metrics: dict[str, float]) -> 
         return register_logged(log_model(model, example))
 
 
+@_reachable()
 def register_logged(logged: "LoggedModel") -> str:
     """Give a model that a run keeps a version number, or the one that it already has."""
     place = runs.here()
@@ -224,6 +255,7 @@ def register_logged(logged: "LoggedModel") -> str:
     return str(created.version)
 
 
+@_reachable()
 def register_reference(reference: str) -> str:
     """Give a model that the artifact store keeps a version number, or the one that it already has.
 
@@ -244,18 +276,20 @@ def register_reference(reference: str) -> str:
     return str(created.version)
 
 
+@_reachable()
 def aliases() -> dict[str, str]:
     """Which version of this DAG's model each alias points to, whoever set it."""
-    with _reachable():
-        found = client().get_registered_model(runs.here().dag_id).aliases
+    found = client().get_registered_model(runs.here().dag_id).aliases
     return {alias: str(number) for alias, number in found.items()}
 
 
+@_reachable()
 def retire(number: str) -> None:
     """Take a version out of the registry; the run that made it stays."""
     client().delete_model_version(runs.here().dag_id, number)
 
 
+@_reachable()
 def promote(number: str) -> str | None:
     """Let callers have this version; returns the one that they had before."""
     name = runs.here().dag_id
@@ -268,6 +302,7 @@ def promote(number: str) -> str | None:
     return None if current is None else current.number
 
 
+@_reachable()
 def champion(name: str) -> Version | None:
     """The version that callers get, if any was ever promoted."""
     from mlflow.exceptions import MlflowException
@@ -281,6 +316,7 @@ def champion(name: str) -> Version | None:
         raise
 
 
+@_reachable()
 def versions(name: str) -> list[Version]:
     """All versions of a model, newest first."""
     found = client().search_model_versions(f"name = '{name}'", order_by=["version_number DESC"])
@@ -295,9 +331,17 @@ def load(name: str, number: str) -> Any:
     """
     from include.training import model_format
 
+    with files(name, number) as folder:
+        return model_format.loads((folder / "model.skops").read_bytes())
+
+
+@contextmanager
+def files(name: str, number: str) -> Iterator[Path]:
+    """A copy of the files of a registered model, which goes when the block ends."""
     mlflow = _mlflow()
-    folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{number}")
-    return model_format.loads((Path(folder) / "model.skops").read_bytes())
+    with _reachable(), TemporaryDirectory() as copy:
+        source = f"models:/{name}/{number}"
+        yield Path(mlflow.artifacts.download_artifacts(source, dst_path=copy))
 
 
 @contextmanager
@@ -394,22 +438,6 @@ def _unless_there() -> Iterator[None]:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-@contextmanager
-def _reachable() -> Iterator[None]:
-    """Turn MLflow's wrapping of a network fault into one that names the way out and is retried."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if "API request to" not in str(error):
-            raise
-        raise ConnectionError(
-            f"MLflow does not answer at {address()}. Start it (`make up`), or point the Airflow "
-            f"connection {CONNECTION} at a server that runs."
-        ) from None
 
 
 def _version(found: "ModelVersion") -> Version:

@@ -5,9 +5,11 @@ needs no DataFrame. Otherwise the scikit-learn model is built, from reviewed typ
 what `predict` gives, and the score of the last class where the model has scores.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -36,7 +38,11 @@ class Engine:
 
 def load(source: str) -> Engine:
     """Load from a folder, or from `models:/name/version` in MLflow's registry."""
-    folder = _folder(source)
+    with _files(source) as folder:
+        return _engine(folder)
+
+
+def _engine(folder: Path) -> Engine:
     if not (folder / "MLmodel").is_file():
         raise FileNotFoundError(f"{folder} is no model: it has no file MLmodel")
     about = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
@@ -50,14 +56,18 @@ def load(source: str) -> Engine:
     return Engine(runs_on, columns, str(about.get("mlflow_version", "")), score)
 
 
-def _folder(source: str) -> Path:
+@contextmanager
+def _files(source: str) -> Iterator[Path]:
+    """The model's files; a copy that MLflow makes of them goes once they are read."""
     if source.startswith("models:/"):
         import mlflow
 
-        return Path(mlflow.artifacts.download_artifacts(source))
-    if source.startswith("file:"):
-        return Path(url2pathname(urlsplit(source).path))
-    return Path(source)
+        with TemporaryDirectory() as copy:
+            yield Path(mlflow.artifacts.download_artifacts(source, dst_path=copy))
+    elif source.startswith("file:"):
+        yield Path(url2pathname(urlsplit(source).path))
+    else:
+        yield Path(source)
 
 
 def _by_onnx(content: bytes, columns: Sequence[protocol.Column]) -> Callable[[Rows], Answers]:

@@ -4,6 +4,7 @@ import json
 import random
 import string
 import sys
+import tempfile
 import time
 
 import httpx
@@ -62,6 +63,22 @@ def test_without_onnx_the_same_model_gives_the_same_answers(plain, exported, row
     (labels, scores), (same_labels, same_scores) = by_skops.score(values), by_onnx.score(values)
     assert labels == same_labels
     assert scores == pytest.approx(same_scores, abs=onnx_export.TOLERANCE)
+
+
+def test_a_model_is_read_from_the_registry_and_no_copy_is_left(
+    exported, rows, mlflow_store, monkeypatch, tmp_path
+):
+    import mlflow
+
+    registry = mlflow.MlflowClient(mlflow_store)
+    registry.create_registered_model("copied")
+    number = registry.create_model_version("copied", source=str(exported)).version
+    mlflow.set_tracking_uri(mlflow_store)  # whatever a test before this one has set
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    values = [list(row.values()) for row in rows]
+    read = engine.load(f"models:/copied/{number}")
+    assert read.score(values) == engine.load(exported.as_uri()).score(values)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_onnx_would_change_is_not_exported(customers):
