@@ -134,7 +134,7 @@ def versions() -> dict[str, dict]:
         "version": Param(
             None,
             type=["null", "string"],
-            pattern="^[0-9a-f]{12}$",
+            pattern=r"^[0-9a-f]{12}$(?!\n)",
             title="Version",
             description="Get this earlier version back, and make no new one.",
         ),

@@ -70,7 +70,7 @@ ARCHITECTURE = {
     "type": "object",
     "required": ["name", "kind"],
     "properties": {
-        "name": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,30}$"},
+        "name": {"type": "string", "pattern": r"^[a-z][a-z0-9_]{0,30}$(?!\n)"},
         "kind": {"enum": list(KINDS)},
         "settings": {"type": "object"},
     },
@@ -156,7 +156,7 @@ def paired_test(best, second) -> dict[str, float]:
         "study": Param(
             "usual",
             type="string",
-            pattern="^[a-z][a-z0-9_]*$",
+            pattern=r"^[a-z][a-z0-9_]{0,100}$(?!\n)",
             title="Study",
             description="Which study of config/experiments.yaml to run.",
         ),

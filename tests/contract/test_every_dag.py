@@ -115,6 +115,21 @@ def test_every_param_makes_a_good_form(dag):
             assert "enum" in schema or "pattern" in schema or "format" in schema, name
 
 
+def test_a_text_param_refuses_long_texts_and_a_hidden_end_of_line(dag):
+    from airflow.sdk.exceptions import ParamValidationError
+
+    for name in dag.params:
+        param = dag.params.get_param(name)
+        if "string" not in param.schema["type"] or "enum" in param.schema:
+            continue
+        texts = [each * 10_000 for each in ("a", "1", "0123456789ab")]
+        if "$" in param.schema.get("pattern", ""):
+            texts += [f"{each}\n" for each in ("usual", "1", "0123456789ab", param.value)]
+        for text in texts:
+            with pytest.raises(ParamValidationError):
+                param.resolve(text)
+
+
 def test_it_survives_serialisation(dag):
     from airflow.serialization.serialized_objects import DagSerialization
 

@@ -1,0 +1,80 @@
+"""Requests with NaN or Infinity are refused: JSON has neither, and Airflow's parser takes both.
+
+A Param with a minimum and a maximum lets NaN through, because NaN is neither below nor above them.
+"""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MOST_BYTES = 16 * 2**20
+"""Longer bodies are refused: a body is held until it is complete."""
+
+
+class StrictJson:
+    """Reads each JSON body before Airflow does."""
+
+    def __init__(self, app: "ASGIApp") -> None:
+        """Stand before Airflow's own application."""
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Refuse what is no JSON number; leave other faults to Airflow, which names the field."""
+        if not _has_json(scope):
+            await self.app(scope, receive, send)
+            return
+        messages, body = [], b""
+        while not messages or (messages[-1].get("more_body") and len(body) <= MOST_BYTES):
+            messages.append(await receive())
+            body += messages[-1].get("body", b"")
+        if why := _fault(body):
+            from starlette.responses import JSONResponse
+
+            status, detail = why
+            await JSONResponse({"detail": detail}, status)(scope, receive, send)
+            return
+
+        async def again() -> "Message":
+            return messages.pop(0) if messages else await receive()
+
+        await self.app(scope, again, send)
+
+
+class NotANumber(ValueError):
+    """A body holds NaN or an infinity."""
+
+
+def _has_json(scope: "Scope") -> bool:
+    kinds = [value for name, value in scope.get("headers", ()) if name == b"content-type"]
+    return scope["type"] == "http" and any(b"json" in kind.lower() for kind in kinds)
+
+
+def _fault(body: bytes) -> tuple[int, str] | None:
+    if len(body) > MOST_BYTES:
+        return 413, f"the body is longer than {MOST_BYTES} bytes"
+    try:
+        json.loads(body, parse_constant=_refuse)
+    except NotANumber as error:
+        return 400, str(error)
+    except RecursionError:
+        return 400, "the body is nested too deeply"
+    except ValueError:
+        pass  # Airflow says where it is broken
+    return None
+
+
+def _refuse(word: str) -> None:
+    raise NotANumber(f"the body holds {word}, which JSON does not have: give a number")
+
+
+class StrictJsonPlugin(AirflowPlugin):
+    """Registers the middleware."""
+
+    name = "strict_json"
+    fastapi_root_middlewares: list[Any] = [  # noqa: RUF012
+        {"name": "strict json", "middleware": StrictJson}
+    ]

@@ -1,0 +1,77 @@
+"""A JSON body with NaN or Infinity is refused before Airflow reads it."""
+
+import asyncio
+import json
+
+import pytest
+
+from plugins import strict_json
+
+KIND = (b"content-type", b"application/json; charset=utf-8")
+
+
+@pytest.fixture
+def answered():
+    """Send a body in two parts; returns the refusal if there is one, and what Airflow read."""
+
+    def ask(body, *headers):
+        read, sent = [], []
+        parts = [body[:5], body[5:]]
+
+        async def receive():
+            part = parts.pop(0)
+            return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+        async def send(message):
+            sent.append(message)
+
+        async def airflow(scope, receive, send):
+            message = await receive()
+            read.append(message["body"])
+            while message["more_body"]:
+                message = await receive()
+                read.append(message["body"])
+
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": list(headers)}
+        asyncio.run(strict_json.StrictJson(airflow)(scope, receive, send))
+        refusal = (sent[0]["status"], json.loads(sent[1]["body"])["detail"]) if sent else None
+        return refusal, b"".join(read)
+
+    return ask
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_a_body_with_no_number_where_one_should_be_is_refused(answered, word):
+    refusal, read = answered(f'{{"conf": {{"rates": [1, {word}]}}}}'.encode(), KIND)
+    assert refusal == (400, f"the body holds {word}, which JSON does not have: give a number")
+    assert read == b""
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"conf": {"name": "NaN", "rate": 0.5}}', b'{"conf": ', b"\xff\xfe no text"]
+)
+def test_all_other_bodies_reach_airflow_unchanged(answered, body):
+    assert answered(body, KIND) == (None, body)
+
+
+def test_a_body_of_another_kind_is_not_read_as_json(answered):
+    assert answered(b"rate=NaN and more", (b"content-type", b"text/plain"))[0] is None
+
+
+def test_a_deep_body_is_refused(answered):
+    assert answered(b"[" * 100_000, KIND)[0] == (400, "the body is nested too deeply")
+
+
+def test_a_body_without_end_is_not_kept(answered, monkeypatch):
+    monkeypatch.setattr(strict_json, "MOST_BYTES", 10)
+    assert answered(b'"much longer than that"', KIND)[0][0] == 413
+
+
+def test_what_is_no_request_passes():
+    seen = []
+
+    async def airflow(scope, receive, send):
+        seen.append(scope["type"])
+
+    asyncio.run(strict_json.StrictJson(airflow)({"type": "lifespan"}, None, None))
+    assert seen == ["lifespan"]
