@@ -2,13 +2,17 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 export PYTHONPATH := $(CURDIR)
-# What is given to make reaches a command by its environment: a quote in it ends no shell word.
-export GIVEN_DAG = $(value DAG)
+# What is given to make reaches a command by its environment, as it is: no quote in it ends a shell
+# word. Make would expand a `$(…)` in a variable that it exports itself.
+unexport ALL CONF DAG DATE NAME SAMPLE SECTION SOAK TO VERBOSE
 export GIVEN_CONF = $(value CONF)
+export GIVEN_DAG = $(value DAG)
 export GIVEN_DATE = $(value DATE)
-export GIVEN_SECTION = $(value SECTION)
-export GIVEN_TO = $(value TO)
 export GIVEN_NAME = $(value NAME)
+export GIVEN_SAMPLE = $(value SAMPLE)
+export GIVEN_SECTION = $(value SECTION)
+export GIVEN_SOAK = $(value SOAK)
+export GIVEN_TO = $(value TO)
 
 .PHONY: help install up down status run env test prove test-fast lint bench checklist copy lock clean
 
@@ -28,17 +32,17 @@ status: install ## Say what runs, and where
 	@$(PY) -m include.tools.up status
 
 run: install ## Run one pipeline: DAG=… [CONF='{"name": value}'] [DATE=2026-01-04] [VERBOSE=1]
-	@$(PY) -m include.tools.run "$$GIVEN_DAG" --conf "$$GIVEN_CONF" --date "$$GIVEN_DATE" $(if $(VERBOSE),--verbose)
+	@$(PY) -m include.tools.run "$$GIVEN_DAG" --conf "$$GIVEN_CONF" --date "$$GIVEN_DATE" $(if $(value VERBOSE),--verbose)
 
 env: install ## Print the environment for calling `airflow` yourself: eval "$$(make -s env)"
 	@$(PY) -m include.tools.environment
 
 test: install ## Prove every promise, or those of one section: SECTION=97.4 (or "ground": the rest)
-	@$(PY) -m tests.alone -m pytest -n auto $(if $(SECTION),--section "$$GIVEN_SECTION")
+	@$(PY) -m tests.alone -m pytest -n auto $(if $(value SECTION),--section "$$GIVEN_SECTION")
 
 prove: install ## Run the long proofs of what changed, or of DAG=97_04_02, SECTION=97.4, SAMPLE=3, ALL=1
-	@$(PY) -m tests.prove $(if $(DAG),--dag "$$GIVEN_DAG") $(if $(SECTION),--section "$$GIVEN_SECTION") \
-		$(if $(SAMPLE),--sample "$(SAMPLE)") $(if $(ALL),--all)
+	@$(PY) -m tests.prove $(if $(value DAG),--dag "$$GIVEN_DAG") $(if $(value SECTION),--section "$$GIVEN_SECTION") \
+		$(if $(value SAMPLE),--sample "$$GIVEN_SAMPLE") $(if $(value ALL),--all)
 
 test-fast: install ## The contract of all pipelines, their helpers, and one run: two minutes
 	@$(PY) -m tests.alone -m pytest -n auto -m "not slow" tests/contract tests/include tests/plugins \
@@ -49,7 +53,7 @@ lint: install ## Check style, types, and the workflows of GitHub Actions
 		&& .venv/bin/zizmor --quiet --offline .github/workflows
 
 bench: install ## Measure: parse times beside bare DAGs, serving beside MLflow's own, four searches (SOAK=300)
-	@$(PY) -m benchmarks.parse_time && $(PY) -m benchmarks.serving --soak "$(or $(SOAK),0)" \
+	@$(PY) -m benchmarks.parse_time && $(PY) -m benchmarks.serving --soak "$${GIVEN_SOAK:-0}" \
 		&& $(PY) -m benchmarks.tuning
 
 checklist: install ## Run all tests and write CHECKLIST.md and the README's gallery from the results

@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import secrets
+import shutil
 import string
 import sys
 from collections.abc import Callable
@@ -37,6 +38,8 @@ SILENCE = {
     "WANDB_ERROR_REPORTING": "false",
 }
 
+LEAST_FREE = 300 << 20  # what one pipeline may write: databases, logs, artifacts
+
 PASSWORDS = "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"
 ALL_ADMINS = "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"
 # Whoever sets one of these says who may log in, and how.
@@ -57,6 +60,18 @@ KEYS: dict[str, Callable[[], str]] = {
 def home() -> Path:
     """Where the catalogue keeps what it writes."""
     return Path(os.environ.get("CATALOGUE_HOME", PROJECT / ".catalogue")).expanduser().resolve()
+
+
+def full_disk(home: Path) -> str | None:
+    """What to say where the disk has no room for a run, or None."""
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free >= LEAST_FREE:
+        return None
+    return (
+        f"Only {free >> 20} MB are free at {home}; runs need {LEAST_FREE >> 20}. Free some, or let "
+        "CATALOGUE_HOME name a folder on another disk."
+    )
 
 
 def dag_file(dag_id: str) -> Path:
@@ -90,6 +105,8 @@ def airflow(airflow_home: Path, store: Path, database: Path | None = None) -> di
         "AIRFLOW__API__PORT": str(api),
         "AIRFLOW__API__SECRET_KEY": keys["session"],
         "AIRFLOW__API__WORKERS": "1",
+        # Vertex AI's SDK takes two seconds to import, and on a busy machine ten times as many.
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{HOST}:{api}/execution/",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",

@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
 
     home = environment.home()
+    if why := environment.full_disk(home):
+        raise SystemExit(why)
     settings = environment.airflow(home / "run", store=home)
     os.environ.update(settings | {"AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"})
     settings["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "INFO"  # it carries the progress shown below
@@ -56,7 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
         command += ["--bundle-name", environment.BUNDLE, "--dagfile-path", str(file)]
         command += ["--conf", json.dumps(conf)] if conf else []
         known = environment.as_variables(found.connections) | _only(file)
-        return _follow(command, known | found.env | settings, asked.verbose)
+        status = _follow(command, known | found.env | settings, asked.verbose)
+    if status and (why := environment.full_disk(home)):
+        print(f"The run may have failed for want of room. {why}")
+    return status
 
 
 def _only(file: Path) -> dict[str, str]:

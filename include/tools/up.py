@@ -11,7 +11,7 @@ from pathlib import Path
 from include import processes
 from include.data import landing, warehouse
 from include.local_cloud import platforms
-from include.tools import environment, rest, secret, services
+from include.tools import environment, rest, secret, services, supervisor
 
 COMPONENTS = {
     "api-server": ["api-server"],
@@ -40,8 +40,16 @@ def up() -> None:
     """Start what is not running yet, wait until every DAG is there, and say where to look."""
     began = time.monotonic()
     home = environment.home()
-    folder = home / "services"
+    if why := environment.full_disk(home):
+        raise SystemExit(why)
     _refuse_broken_files()
+    with processes.alone(supervisor.lock(home / "services")):
+        env = _brought_up(home, home / "services")
+    _banner(env, time.monotonic() - began)
+
+
+def _brought_up(home: Path, folder: Path) -> dict[str, str]:
+    """Have everything running, or end what was begun; returns the environment that it runs in."""
     env = settings(home)
     known = {process.name: process for process in processes.running(folder)}
     crashed = [process for process in processes.recorded(folder) if process.name not in known]
@@ -64,15 +72,18 @@ def up() -> None:
         env = settings(home)
         _say("database, pools, connections, warehouse")
         prepare(home, env)
+        rest.password(env)  # or Airflow would make one, in a file and a log that all may read
         _say(f"Airflow on port {env['AIRFLOW__API__PORT']}")
         start_airflow(folder, env, already=set(known))
         if rest.knows_the_way_in(env):
             _say("reading the DAGs")
             wait_for_dags(env, {path.stem for path in environment.DAGS.glob("97_*.py")})
+        supervisor.stop(folder)  # with the environment of an earlier `make up`
+        supervisor.start(folder, env)
     except (RuntimeError, KeyboardInterrupt):
         processes.stop(folder, [p for p in processes.recorded(folder) if p.name not in known])
         raise
-    _banner(env, time.monotonic() - began)
+    return env
 
 
 def _refuse_broken_files() -> None:
@@ -88,9 +99,10 @@ def down() -> None:
     """Stop everything that `up` started, and nothing else."""
     home = environment.home()
     folder = home / "services"
-    started = processes.recorded(folder)
-    ran = [process.name for process in started if process.family()]
-    processes.stop(folder, started)
+    with processes.alone(supervisor.lock(folder)):
+        started = processes.recorded(folder)
+        ran = [process.name for process in started if process.family()]
+        processes.stop(folder, started)
     ran += [f"{process.name} of a run that was killed" for process in services.sweep(home)]
     print(f"Stopped: {', '.join(ran) or 'nothing was running'}.")
 
@@ -100,9 +112,11 @@ def status() -> None:
     started = processes.recorded(environment.home() / "services")
     if not started:
         print("Nothing runs. `make up` starts Airflow and its services.")
+    mended = any(process.name == supervisor.NAME and process.alive() for process in started)
     for process in started:
         where = f"http://{environment.HOST}:{process.port}" if process.port else ""
-        where = where if process.alive() else "crashed; `make up` mends it"
+        if not process.alive():
+            where = "ended; it is started again" if mended else "ended; `make up` starts it again"
         print(f"{process.name:<14} pid {process.pid:<8} {where:<24} {process.log}")
         if process.name == "api-server" and process.alive():
             print(f"{'':<14} log in: {rest.link(settings(environment.home()))}")

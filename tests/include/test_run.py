@@ -101,6 +101,15 @@ def test_the_same_run_twice_at_once_is_refused(tmp_path):
         pass
 
 
+def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "LEAST_FREE", 2**62)
+    monkeypatch.setenv("CATALOGUE_HOME", str(tmp_path / "not" / "there"))
+    for command in (lambda: run.main([STRUCTURE]), up.up):
+        with pytest.raises(SystemExit, match=rf"MB are free at {tmp_path}.*CATALOGUE_HOME"):
+            command()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_taken_port_is_named_with_the_variable_that_changes_it():
     with socket.create_server((environment.HOST, 0)) as taken:
         port = taken.getsockname()[1]
