@@ -17,8 +17,8 @@ def birth(pid: int) -> str:
     if not BOOT.exists():
         return str(psutil.Process(pid).create_time())
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         raise psutil.NoSuchProcess(pid) from None
-    ticks = stat.rpartition(")")[2].split()[STARTED]
+    ticks = stat.rpartition(b")")[2].split()[STARTED].decode()
     return f"{BOOT.read_text().strip()} {ticks}"

@@ -276,7 +276,7 @@ def lines(address: str, conn_id: str) -> list[Any]:
     """What the files hold whose addresses begin so, a JSON document in each line."""
     hook = GCSHook(gcp_conn_id=conn_id)
     bucket, _, prefix = address.removeprefix("gs://").partition("/")
-    found = [hook.download(bucket, name).decode() for name in hook.list(bucket, prefix=prefix)]
+    found = [hook.download(bucket, name) for name in hook.list(bucket, prefix=prefix)]
     return [json.loads(line) for content in found for line in content.splitlines()]
 
 

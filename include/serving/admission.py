@@ -4,8 +4,8 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ MOST_REQUESTS_AT_ONCE = 500
 BODY_SECONDS = 10.0
 SILENT_SECONDS = 75.0  # as long as a connection is kept for its next request
 LOOK_SECONDS = 5.0
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 TEXT = re.compile(r"[ -~]{1,200}")
 BY_NAME = re.compile(r"models:/[A-Za-z0-9_. -]{1,200}/[0-9]{1,18}")
 
@@ -31,36 +30,57 @@ class Room:
     """What requests and copies of them hold at this moment."""
 
     requests: int = 0
-    bytes: int = 0
+    size: int = 0
+    """In bytes."""
 
-    @contextmanager
-    def taken(self, request: web.Request) -> Iterator[None]:
-        """Have room for a request until the block ends; refuse it where there is none."""
-        size = request.content_length
-        if size is None:  # it comes in chunks
-            size = protocol.MOST_BYTES
-        if not self.has(size):
-            raise web.HTTPTooManyRequests(
-                text=f"{self.requests} requests with {self.bytes} bytes are at work: ask again",
-                headers={"Retry-After": "1"},
-            )
-        with self.held(size):
-            yield
+    @asynccontextmanager
+    async def taken(self, request: web.Request) -> AsyncIterator[bytes]:
+        """Read a body and have room for it until the block ends; refuse it where there is none.
+
+        What has come counts, not what is announced: who sends slowly takes no room from others.
+        """
+        announced = request.content_length
+        if announced is not None and announced > protocol.MOST_BYTES:
+            raise _too_long()
+        parts: list[bytes] = []
+        came = 0
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.content.iter_any():
+                    came += len(part)
+                    if came > protocol.MOST_BYTES:
+                        raise _too_long()
+                    if not self.has(len(part)):
+                        raise self._full()
+                    self.size += len(part)
+                    parts.append(part)
+            if self.requests >= MOST_REQUESTS_AT_ONCE:
+                raise self._full()
+            with self.held(0):
+                yield b"".join(parts)
+        finally:
+            self.size -= sum(map(len, parts))
+
+    def _full(self) -> web.HTTPTooManyRequests:
+        return web.HTTPTooManyRequests(
+            text=f"{self.requests} requests with {self.size} bytes are at work: ask again",
+            headers={"Retry-After": "1"},
+        )
 
     def has(self, size: int) -> bool:
         """Whether one more of this size may come in."""
-        return self.requests < MOST_REQUESTS_AT_ONCE and self.bytes + size <= MOST_BYTES_AT_ONCE
+        return self.requests < MOST_REQUESTS_AT_ONCE and self.size + size <= MOST_BYTES_AT_ONCE
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:
-        """Count one more of this size until the block ends."""
+        """Count one more request of this size until the block ends."""
         self.requests += 1
-        self.bytes += size
+        self.size += size
         try:
             yield
         finally:
             self.requests -= 1
-            self.bytes -= size
+            self.size -= size
 
 
 @dataclass
@@ -96,6 +116,11 @@ class Patience:
                     each.transport.abort()
 
 
+def _too_long() -> web.HTTPRequestEntityTooLarge:
+    most = protocol.MOST_BYTES
+    return web.HTTPRequestEntityTooLarge(most, text=f"the body is longer than {most} bytes")
+
+
 def text(request: web.Request, header: str) -> str | None:
     """A header that goes into logs and answers; None where it is not there."""
     value = request.headers.get(header)
@@ -127,6 +152,6 @@ def allowed(source: str, folders: tuple[Path, ...]) -> bool:
         source.encode()
         path = url2pathname(urlsplit(source).path) if source.startswith("file:") else source
         real = Path(path).resolve()
-    except (OSError, ValueError):  # a NUL, half a pair of surrogates, a loop of links
+    except (RuntimeError, ValueError):  # a loop of links, a NUL, half a pair of surrogates
         return False
     return any(real.is_relative_to(folder) for folder in folders)

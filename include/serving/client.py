@@ -117,9 +117,9 @@ class Gateway:
         found: list[dict[str, Any]] = []
         while True:
             answer = self._call("GET", f"{path}?after={after}")
-            if not answer.text:
+            if not answer.content:
                 return found, after
-            found += [json.loads(line) for line in answer.text.splitlines()]
+            found += [json.loads(line) for line in answer.content.splitlines()]
             after = int(answer.headers["X-Next-Offset"])
 
     def _call(

@@ -19,6 +19,9 @@ from typing import Any
 import aiohttp
 
 TOKEN = "SCORER_TOKEN"  # noqa: S105 - the variable that tells a scorer its token
+OURS = ("GATEWAY_TOKEN", "MLFLOW_PASSWORD")
+REGISTRYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+"""What a scorer is told where its model comes from the registry, and not otherwise."""
 START_SECONDS = 60.0
 CHECK_SECONDS = 1.0
 PING_SECONDS = 5.0
@@ -27,11 +30,14 @@ MISSES = 2
 """So many checks in a row may fail before a version counts as hung."""
 ANSWER = aiohttp.ClientTimeout(total=10.0)
 LONGEST_PAUSE = 5.0
-ANSWERED = "it answered, and has ended"
 
 
 class DidNotStart(RuntimeError):
     """A version ended before it could answer; the reason is what it said last."""
+
+
+class NotNow(RuntimeError):
+    """The machine could not start a process; later it may."""
 
 
 class NoAnswer(RuntimeError):
@@ -71,7 +77,7 @@ class Version:
     def last_words(self, lines: int = 5) -> str:
         """The end of what its process has said."""
         try:
-            text = self.log.read_text(encoding="utf-8", errors="replace")
+            text = self.log.read_bytes().decode(errors="replace")
         except OSError as error:
             return f"its log can't be read: {error.strerror}"
         return "\n".join(text.splitlines()[-lines:]) or "it said nothing"
@@ -157,20 +163,24 @@ class Fleet:
         pause = 0.1
         try:
             while True:
-                why = await self._lived(version, ready)
-                if ready is not None and not ready.done():
+                failure = await self._lived(version, ready)
+                if failure is not None and ready is not None and not ready.done():
                     del self.versions[version.model, version.number]
-                    ready.set_exception(DidNotStart(why))
+                    ready.set_exception(failure)
                     return
+                if failure is None:
+                    pause = 0.1
                 await asyncio.sleep(pause)
-                pause = 0.1 if why == ANSWERED else min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, LONGEST_PAUSE)
         finally:
             version.healthy = False
             if version.process is not None:
                 await _end(version.process)
 
-    async def _lived(self, version: Version, ready: asyncio.Future[None] | None) -> str:
-        """Start its process and look after it to its end; returns why it ended."""
+    async def _lived(
+        self, version: Version, ready: asyncio.Future[None] | None
+    ) -> DidNotStart | NotNow | None:
+        """Start its process and look after it to its end; returns why it never answered."""
         try:
             process = await self._spawn(version)
             answered = await self._answers(version, START_SECONDS)
@@ -180,12 +190,16 @@ class Fleet:
                     ready.set_result(None)
                 await self._look_after(version, process)
             version.healthy = False
+            status = process.returncode
+            if not answered and status is not None and status < 0:
+                return NotNow(f"its process was ended by signal {-status}")
             await _end(process)
         except Exception as error:  # the next try may go well: no file descriptor, no memory
             version.healthy = False
             logging.exception("version %s of %s", version.number, version.model)
-            return f"{type(error).__name__}: {error}"
-        return ANSWERED if answered else version.last_words()
+            kind = NotNow if isinstance(error, OSError) else DidNotStart
+            return kind(f"{type(error).__name__}: {error}")
+        return None if answered else DidNotStart(version.last_words())
 
     async def _spawn(self, version: Version) -> asyncio.subprocess.Process:
         """Start its process on a socket that listens already: no port is ever guessed."""
@@ -203,7 +217,7 @@ class Fleet:
                 stdout=log,
                 stderr=log,
                 pass_fds=[listener.fileno()],
-                env={**os.environ, TOKEN: version.token},
+                env=_environment(version),
             )
         return version.process
 
@@ -234,8 +248,17 @@ class Fleet:
         try:
             async with self.session.get(f"{address}/ping", timeout=timeout) as answer:
                 return answer.status == 200
-        except (aiohttp.ClientError, OSError, TimeoutError):
+        except (aiohttp.ClientError, OSError):
             return False
+
+
+def _environment(version: Version) -> dict[str, str]:
+    """A scorer's environment: its own token, and no login that it has no use for."""
+    withheld = {*OURS}
+    if not version.made_of["source"].startswith("models:/"):
+        withheld.update(REGISTRYS)
+    known = {name: value for name, value in os.environ.items() if name not in withheld}
+    return known | {TOKEN: version.token}
 
 
 async def _end(process: asyncio.subprocess.Process, grace: float = 5.0) -> None:

@@ -40,10 +40,11 @@ from prometheus_client import generate_latest as as_text
 
 from include import loopback
 from include.serving import admission, protocol, tokens
-from include.serving.fleet import DidNotStart, Fleet, NoAnswer, TooSlow
+from include.serving.fleet import DidNotStart, Fleet, NoAnswer, NotNow, TooSlow
 from include.serving.journal import Journal
+from include.serving.kept import NotKept
 from include.serving.leases import MOST_SECONDS, Held, Leases
-from include.serving.routing import NotKept, Route, Table
+from include.serving.routing import NAME, Route, Table
 
 REQUEST_ID = "X-Request-Id"
 SERVED_BY = "X-Model-Version"
@@ -67,7 +68,8 @@ class Gateway:
         self.table = Table.load(folder / "table.json")
         self.folder, self.token, self.callers = folder, token, tokens.of_callers(token)
         self.hosts, self.sources = loopback.names(), admission.sources(sources)
-        self.room, self.patience, self.leases = admission.Room(), admission.Patience(), Leases()
+        self.room, self.patience = admission.Room(), admission.Patience()
+        self.leases = Leases(folder / "leases.json")
         self.fleet: Fleet
         # Slow, one after another for a model; no route change waits for it.
         self.starting_or_stopping: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -150,7 +152,8 @@ class Gateway:
         """Let in who shows a token that is enough, and no page of another server."""
         hosts = request.headers.getall("Host", [])
         host = hosts[0] if len(hosts) == 1 else None
-        if why := loopback.refusal(host, request.headers.get("Origin"), self.hosts):
+        origin = loopback.origin(request.headers.getall("Origin", []))
+        if why := loopback.refusal(host, origin, self.hosts):
             return _refusal(403, why)
         if request.headers.get("Content-Encoding", "identity") != "identity":
             return _refusal(415, "send the body as it is, without a Content-Encoding")
@@ -161,7 +164,7 @@ class Gateway:
             if handler not in (self.invocations, self.metrics):
                 return _refusal(403, "this is the callers' token, which can only ask a route")
         for kind, name in request.match_info.items():
-            if not admission.NAME.fullmatch(name):
+            if not NAME.fullmatch(name):
                 return _refusal(400, f"{kind} must be letters, digits, '_', '-' and '.'")
         return await handler(request)
 
@@ -200,6 +203,11 @@ class Gateway:
             if known is None:
                 try:
                     await self.fleet.put(model, version, made_of)
+                except NotNow as reason:
+                    raise web.HTTPServiceUnavailable(
+                        text=f"version {version} of {model} can't be started now: {reason}",
+                        headers={"Retry-After": "5"},
+                    ) from reason
                 except DidNotStart as reason:
                     raise web.HTTPUnprocessableEntity(
                         text=f"version {version} of {model} does not start: {reason}"
@@ -282,9 +290,7 @@ class Gateway:
             raise web.HTTPNotFound(text=f"there is no route {name}")
         request_id = admission.text(request, REQUEST_ID) or uuid4().hex
         key = (admission.text(request, route.sticky) if route.sticky else None) or request_id
-        with self.room.taken(request):
-            async with asyncio.timeout(admission.BODY_SECONDS):
-                body = await request.read()
+        async with self.room.taken(request) as body:
             return await self._answered(name, route, body, request_id, key, began)
 
     async def _answered(
@@ -422,7 +428,10 @@ class Gateway:
 def _lease(given: dict[str, Any]) -> tuple[str, float]:
     match given:
         case {"owner": str(owner), "seconds": int() | float() as seconds, **more} if (
-            not more and admission.TEXT.fullmatch(owner) and 0 < seconds <= MOST_SECONDS
+            not more
+            and admission.TEXT.fullmatch(owner)
+            and not isinstance(seconds, bool)
+            and 0 < seconds <= MOST_SECONDS
         ):
             return owner, seconds
     raise web.HTTPUnprocessableEntity(
@@ -474,6 +483,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="table and logs")
     parser.add_argument("--registry", help="the MLflow that models:/name/version are fetched from")
     parser.add_argument(
+        "--registry-user", help="who logs in there; the password is in MLFLOW_PASSWORD"
+    )
+    parser.add_argument(
         "--sources", type=Path, action="append", default=[], help="a folder that models may lie in"
     )
     parser.add_argument("--host", default="127.0.0.1")
@@ -485,7 +497,11 @@ def main() -> None:
 
     if given.registry:
         os.environ["MLFLOW_TRACKING_URI"] = given.registry  # for the scorers
+    if given.registry_user:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = given.registry_user
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = os.environ.get("MLFLOW_PASSWORD", "")
 
+    loopback.keep_headers_out_of_logs()
     gateway = Gateway(given.folder, token, given.sources)
     asyncio.run(serve(gateway, given.host, given.port))
 

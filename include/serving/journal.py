@@ -66,22 +66,23 @@ class Journal:
     def read(self, route: str, after: int) -> tuple[bytes, int]:
         """Whole lines from an offset on, and the offset behind them."""
         for start, file in self._segments(route):
-            size = file.stat().st_size
-            if start + size <= after:
+            begin = max(after, start)  # what was before is removed
+            try:
+                with file.open("rb") as lines:
+                    lines.seek(begin - start)
+                    content = lines.read(MOST_READ)
+            except FileNotFoundError:  # removed since it was found
                 continue
-            after = max(after, start)  # what was before is removed
-            with file.open("rb") as lines:
-                lines.seek(after - start)
-                content = lines.read(MOST_READ)
             content = content[: content.rfind(b"\n") + 1]
             if content:
-                return content, after + len(content)
+                return content, begin + len(content)
         return b"", after
 
     def close(self) -> None:
-        """Write what waits, and end."""
-        self._waiting.put(None)
-        self._thread.join(STOP_SECONDS)
+        """Write what waits, and end; a disk that hangs is not waited for."""
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=STOP_SECONDS)
+            self._thread.join(STOP_SECONDS)
 
     def _write(self) -> None:
         while (told := self._waiting.get()) is not None:

@@ -1,11 +1,14 @@
 """Who releases a model just now: a second one is told, and changes nothing.
 
-A lease is known to this gateway process alone. It ends with a restart, and by itself when its owner
-has not been heard of for as long as was asked for.
+A lease ends by itself when its owner has not been heard of for as long as was asked for. After a
+restart of the gateway this time begins anew.
 """
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from include.serving import kept
 
 MOST_SECONDS = 24 * 3600.0
 
@@ -27,18 +30,26 @@ class Lease:
 class Leases:
     """The leases by model."""
 
+    file: Path
     _held: dict[str, Lease] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take up the leases that were held when the gateway last ended."""
+        now = time.monotonic()
+        for model, (owner, seconds) in kept.read(self.file, {}).items():
+            self._held[model] = Lease(owner, seconds, now + seconds)
 
     def take(self, model: str, owner: str, seconds: float) -> Lease:
         """Give it to this owner, or raise Held; who has it already goes on having it."""
         self.check(model, owner)
-        lease = self._held[model] = Lease(owner, seconds, time.monotonic() + seconds)
+        lease = Lease(owner, seconds, time.monotonic() + seconds)
+        self._keep(self._held | {model: lease})
         return lease
 
     def release(self, model: str, owner: str) -> None:
         """Give it back; one that was never taken is gone already."""
         self.check(model, owner)
-        self._held.pop(model, None)
+        self._keep({name: lease for name, lease in self._held.items() if name != model})
 
     def check(self, model: str, owner: str) -> None:
         """Let its owner go on, and anybody where nobody holds it; raise Held for the others."""
@@ -64,3 +75,7 @@ class Leases:
             for model, lease in self._held.items()
             if lease.until > now
         }
+
+    def _keep(self, held: dict[str, Lease]) -> None:
+        kept.write(self.file, {name: (each.owner, each.seconds) for name, each in held.items()})
+        self._held = held

@@ -135,7 +135,7 @@ def settle() -> None:
     """Take back what any run has left half done, and have what is live answering."""
     folder = _folder("changes")
     for name in storage.names(folder):
-        found = json.loads(_read(folder / name) or "{}")
+        found = json.loads(folder.fs.cat_file((folder / name).path))
         if found["outcome"] == OPEN:
             _go_back(found)
             _write(folder / name, found | {"outcome": f"{UNDONE} by the run {runs.here().key}"})

@@ -56,6 +56,11 @@ class Traffic:
         """How many got no answer, or an error."""
         return sum(answer.status != 200 for answer in self.answers)
 
+    @property
+    def unanswered(self) -> int:
+        """How many found nobody who answers."""
+        return sum(answer.status == 0 for answer in self.answers)
+
     def by_version(self) -> dict[str, int]:
         """How many were answered by which version."""
         return dict(Counter(a.version for a in self.answers if a.status == 200))
@@ -88,9 +93,18 @@ def drive(
     count: int,
     headers: Sequence[Mapping[str, str]] = ({},),
 ) -> Traffic:
-    """Send so many requests at a rate, row after row, and wait for the answers."""
+    """Send so many requests at a rate, row after row, and wait for the answers.
+
+    An error that a version answers is an answer. Without any answer there was no gateway: that is
+    measured once more, since it says nothing about the versions behind it.
+    """
     traffic = Traffic()
     asyncio.run(_drive(address, rows, rate, count, headers, traffic, threading.Event()))
+    if traffic.unanswered:
+        raise ConnectionError(
+            f"{traffic.unanswered} of {count} requests got no answer at {address}. Is the gateway "
+            "down (`make status`)? What was measured says nothing about a version."
+        )
     return traffic
 
 

@@ -112,7 +112,7 @@ def outcomes(days: Sequence[date], by: date) -> "pd.DataFrame":
 
 def _lines(day: date) -> list[dict[str, object]]:
     file = _folder("played") / f"{day}.jsonl"
-    return [json.loads(line) for line in file.fs.cat_file(file.path).decode().splitlines()]
+    return [json.loads(line) for line in file.fs.cat_file(file.path).splitlines()]
 
 
 def _text(lines: Sequence[dict[str, object]]) -> str:

@@ -16,9 +16,10 @@ rest of its delivery is taken.
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def delivered(days: Sequence[date]) -> Delivery:
 
     folder, wanted = storage.store() / runs.here().dag_id / DELIVERED, {str(day) for day in days}
     came = [
-        parse(folder.fs.cat_file((folder / name).path).decode(), name, arrived=name[:10])
+        parse(_text_of(folder / name), name, arrived=name[:10])
         for name in storage.names(folder)
         if name[:10] in wanted
     ]
@@ -95,8 +96,10 @@ def parse(text: str, source: str, arrived: str) -> Delivery:
     import pandas as pd
 
     rows, refused = [], []
-    for place, line in enumerate(text.splitlines(), start=1):
+    lines = text.removesuffix("\n").split("\n") if text else []  # no other sign ends a line
+    for place, line in enumerate(lines, start=1):
         try:
+            line.encode()  # fails where a byte was no UTF-8
             row = _row(json.loads(line))
         except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as fault:
             reason = f"{type(fault).__name__}: {fault}"
@@ -159,6 +162,11 @@ def _quarantine(refused: Sequence[Refused]) -> None:
         storage.write_to(storage.store() / runs.here().dag_id / QUARANTINE / name, content)
 
 
+def _text_of(file: ObjectStoragePath) -> str:
+    content: bytes = file.fs.cat_file(file.path)
+    return content.decode(errors="surrogateescape")
+
+
 def _row(line: dict[str, Any]) -> dict[str, Any] | None:
     if line["role"] != "live":
         return None
@@ -166,18 +174,27 @@ def _row(line: dict[str, Any]) -> dict[str, Any] | None:
     scores = [None] if answer is None else answer.get("scores") or []
     if len(scores) != 1:
         raise ValueError(f"has {len(scores)} scores, where one is expected")
+    (score,) = scores
+    if score is not None and not math.isfinite(score):
+        raise ValueError(f"the score is {score}, which is no number")
     at = datetime.fromisoformat(line["at"])
     if at.tzinfo is None:
         raise ValueError(f"{line['at']!r} has no time zone, so nobody knows of which day it is")
     return {
-        "request_id": str(line["request_id"]),
-        "at": at.astimezone(UTC),
+        "request_id": _text(line, "request_id"),
+        "at": at,
         "customer_id": _whole(line, "key"),
-        "version": str(line["version"]),
+        "version": _text(line, "version"),
         "status": _whole(line, "status"),
         "ms": 1000 * float(line["seconds"]),
-        "score": None if scores[0] is None else float(scores[0]),
+        "score": None if score is None else float(score),
     }
+
+
+def _text(line: dict[str, Any], name: str) -> str:
+    text = str(line[name])
+    text.encode()  # fails for half of a pair of surrogates, which JSON can name
+    return text
 
 
 def _whole(line: dict[str, Any], name: str) -> int:

@@ -8,7 +8,7 @@ the signature's columns.
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Column:
         """Return the value as the model wants it, or say what is wrong with it."""
         fits, wanted = KINDS[self.kind]
         if not fits(value):
-            shown = json.dumps(value, default=str)[:40]
+            shown = json.dumps(value)[:40]
             raise Refused(f"{self.name!r} in row {row} must be {wanted}, not {shown}")
         return float(value) if self.kind in ("double", "float") else value
 
@@ -85,6 +85,13 @@ def signature(inputs: str) -> list[Column]:
     return columns
 
 
+def refuse_undefined(numbers: Iterable[Any]) -> None:
+    """Refuse a request whose answer holds a number that JSON does not have."""
+    for row, number in enumerate(numbers):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise Refused(f"the model has no finite answer to row {row}: its numbers are too large")
+
+
 def rows(body: bytes, columns: Sequence[Column]) -> list[list[Any]]:
     """Read a request into rows that fit the columns, or refuse it."""
     if len(body) > MOST_BYTES:
@@ -98,10 +105,10 @@ def rows(body: bytes, columns: Sequence[Column]) -> list[list[Any]]:
     if missing := [column.name for column in columns if column.name not in at_hand]:
         raise Refused(f"the model also wants the column {missing[0]!r}")
     if extra := [name for name in given if name not in known]:
-        raise Refused(f"the model knows no column {str(extra[0])[:80]!r}")
-    places = [at_hand[column.name] for column in columns]
+        raise Refused(f"the model knows no column {extra[0][:80]!r}")
+    places = [(column, at_hand[column.name]) for column in columns]
     return [
-        [column.checked(row[at], number) for column, at in zip(columns, places, strict=True)]
+        [column.checked(row[at], number) for column, at in places]
         for number, row in enumerate(table)
     ]
 
@@ -116,7 +123,9 @@ def _form(body: bytes) -> tuple[str, Any]:
     forms = [form for form in FORMS if form in document]
     if len(forms) != 1:
         raise Refused(f"the body must have exactly one of {', '.join(FORMS)}", 400)
-    return forms[0], document[forms[0]]
+    (form,) = forms
+    _refuse_members(document, {form}, "the body")
+    return form, document[form]
 
 
 def _from_split(content: Any) -> tuple[list[Any], list[list[Any]]]:
@@ -125,6 +134,7 @@ def _from_split(content: Any) -> tuple[list[Any], list[list[Any]]]:
     columns, data = content.get("columns"), content.get("data")
     if not isinstance(columns, list) or not isinstance(data, list):
         raise Refused("'dataframe_split' must have the lists 'columns' and 'data'")
+    _refuse_members(content, {"columns", "data"}, "'dataframe_split'")
     _refuse_many(len(data), len(columns))
     _refuse_doubles(columns)
     for number, row in enumerate(data):
@@ -148,10 +158,17 @@ def _from_records(content: Any) -> tuple[list[Any], list[list[Any]]]:
 def _from_inputs(content: Any) -> tuple[list[Any], list[list[Any]]]:
     if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):
         raise Refused("'inputs' must be an object with a list for each column")
-    _refuse_many(max(map(len, content.values()), default=0), len(content))
-    if len({len(values) for values in content.values()}) > 1:
-        raise Refused("the lists in 'inputs' must have equal lengths")
-    return list(content), [list(row) for row in zip(*content.values(), strict=True)]
+    for values in content.values():
+        _refuse_many(len(values), len(content))
+    try:
+        return list(content), [list(row) for row in zip(*content.values(), strict=True)]
+    except ValueError:
+        raise Refused("the lists in 'inputs' must have equal lengths") from None
+
+
+def _refuse_members(given: Mapping[str, Any], known: set[str], where: str) -> None:
+    if more := given.keys() - known:
+        raise Refused(f"{where} has the member {min(more)[:80]!r}, which nothing reads", 400)
 
 
 def _refuse_many(rows: int, columns: int) -> None:
@@ -164,9 +181,8 @@ def _refuse_many(rows: int, columns: int) -> None:
 def _refuse_doubles(columns: list[Any]) -> None:
     if not all(isinstance(name, str) for name in columns):
         raise Refused("'columns' must be names")
-    if len(set(columns)) < len(columns):
-        (doubled, _), *_ = Counter(columns).most_common(1)
-        raise Refused(f"the column {doubled[:80]!r} is there more than once")
+    if doubled := [name for name, times in Counter(columns).items() if times > 1]:
+        raise Refused(f"the column {doubled[0][:80]!r} is there more than once")
 
 
 _READERS: Mapping[str, Callable[[Any], tuple[list[Any], list[list[Any]]]]] = {

@@ -6,16 +6,21 @@ changing a weight moves only callers that come to or leave that version.
 """
 
 import hashlib
-import json
 import math
-import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from include.serving import kept
+
 MOST_VERSIONS = 100
 MOST_WEIGHT = 1_000_000
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+NAMES = "1 to 100 letters, digits, '_', '-' and '.'"
+NEVER_KEYS = ("authorization", "cookie", "proxy-authorization")
+"""Headers that hold secrets: the key of a request stands in the log."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,21 @@ class Route:
         known = {"model", "weights", "sticky", "shadow"}
         if not isinstance(given, dict) or not {"model", "weights"} <= given.keys() <= known:
             raise ValueError(f"a route has 'model' and 'weights', and may have {sorted(known)}")
-        if not isinstance(given["model"], str):
-            raise ValueError("'model' must be a name")
-        for name in ("sticky", "shadow"):
-            if not isinstance(given.get(name), str | None):
-                raise ValueError(f"{name!r} must be a text or null")
+        sticky, shadow = given.get("sticky"), given.get("shadow")
+        if not _is_name(given["model"]):
+            raise ValueError(f"'model' must be {NAMES}")
+        if not (shadow is None or _is_name(shadow)):
+            raise ValueError(f"'shadow' must be null or {NAMES}")
+        if not (sticky is None or (_is_name(sticky) and sticky.lower() not in NEVER_KEYS)):
+            raise ValueError(
+                f"'sticky' must be null or the name of a header that names callers: {NAMES}"
+            )
         weights = given["weights"]
         if not isinstance(weights, dict) or not 0 < len(weights) <= MOST_VERSIONS:
             raise ValueError(f"'weights' must give each of 1 to {MOST_VERSIONS} versions its share")
         for version, weight in weights.items():
+            if not _is_name(version):
+                raise ValueError(f"the name of a version must be {NAMES}")
             number = isinstance(weight, int | float) and not isinstance(weight, bool)
             if not number or not 0 <= weight <= MOST_WEIGHT:  # also not NaN
                 raise ValueError(
@@ -71,14 +82,14 @@ class Route:
         return min(racing, key=lambda version: finish(self.model, version, key) / racing[version])
 
 
+def _is_name(given: Any) -> bool:
+    return isinstance(given, str) and NAME.fullmatch(given) is not None
+
+
 def finish(model: str, version: str, key: str) -> float:
     """When a version with weight one would win the race for a key: exponential, and repeatable."""
     drawn = hashlib.blake2b(f"{model}/{version}/{key}".encode(), digest_size=8).digest()
-    return -math.log((int.from_bytes(drawn, "big") + 1) / (2**64 + 1))
-
-
-class NotKept(OSError):
-    """The disk did not take a change, so nothing has changed."""
+    return -math.log((int.from_bytes(drawn) + 1) / 2**64)
 
 
 @dataclass
@@ -86,20 +97,18 @@ class Table:
     """All routes, and the versions that were put in place; what a gateway must not forget."""
 
     file: Path
-    routes: dict[str, Route] = field(default_factory=dict)
+    routes: dict[str, Route]
+    models: dict[str, dict[str, dict[str, Any]]]
+    """For each model its versions, with what is needed to start them again."""
     before: dict[str, Route] = field(default_factory=dict)
     """For each name the route before the present one, since the gateway has started."""
-    models: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    """For each model its versions, with what is needed to start them again."""
 
     @classmethod
     def load(cls, file: Path) -> "Table":
         """What was kept, or an empty table."""
-        if not file.exists():
-            return cls(file)
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        routes = {name: Route(**route) for name, route in kept["routes"].items()}
-        return cls(file, routes, models=kept["models"])
+        found = kept.read(file, {"routes": {}, "models": {}})
+        routes = {name: Route(**route) for name, route in found["routes"].items()}
+        return cls(file, routes, found["models"])
 
     def with_route(self, name: str, route: Route | None) -> None:
         """Take a route in, or out for None: on disk first, then for the next request."""
@@ -134,15 +143,6 @@ class Table:
         )
 
     def _keep(self, routes: Mapping[str, Route], models: Mapping[str, Any]) -> None:
-        kept = {"routes": {n: asdict(r) for n, r in routes.items()}, "models": models}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(".part")
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                json.dump(kept, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.file)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise NotKept(f"{self.file} can't be written: {error.strerror}") from error
+        kept.write(
+            self.file, {"routes": {n: asdict(r) for n, r in routes.items()}, "models": models}
+        )

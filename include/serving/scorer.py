@@ -100,6 +100,8 @@ def app(model: engine.Engine, name: str, version: str, faults: Faults, token: st
     def score(body: bytes) -> str:
         rows = protocol.rows(body, model.columns)
         predictions, scores = model.score(rows)
+        protocol.refuse_undefined(predictions)
+        protocol.refuse_undefined(scores or [])
         answer: dict[str, Any] = {"predictions": predictions}
         if scores is not None:
             answer["scores"] = scores

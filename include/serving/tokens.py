@@ -14,5 +14,6 @@ def of_callers(operators: str) -> str:
 
 def same(given: str, known: str) -> bool:
     """Whether a header shows this token; how wrong it is can't be learned from the time."""
-    shown = given.removeprefix("Bearer ").encode(errors="surrogateescape")
-    return hmac.compare_digest(shown, known.encode())
+    scheme, _, shown = given.partition(" ")
+    right = hmac.compare_digest(shown.encode(errors="surrogateescape"), known.encode())
+    return right and scheme.lower() == "bearer"

@@ -12,5 +12,5 @@ def write(file: Path, content: Any) -> None:
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)
     part.touch(mode=0o600, exist_ok=False)
-    part.write_text(json.dumps(content), encoding="utf-8")
+    part.write_bytes(json.dumps(content).encode())
     part.replace(file)

@@ -3,9 +3,11 @@
 `python -m include.training.vertex_serving` is the command of an image with this project in it. The
 variables AIP_* say where to listen and where the model is, as everywhere on Vertex AI. Questions
 and answers have the form that AutoML's models give them, so that both can stand behind one
-endpoint: a row as `{"column": "value"}`, an answer as `{"classes": […], "scores": […]}`.
+endpoint: a row as `{"column": "value"}`, an answer as `{"classes": […], "scores": […]}`. Outside of
+Vertex AI, which lets nobody else through, the variable MODEL_SERVER_TOKEN names who may ask.
 """
 
+import hmac
 import json
 import os
 from collections.abc import Callable
@@ -18,6 +20,7 @@ CONTAINER = {
     "health_route": "/health",
     "predict_route": "/predict",
 }
+TOKEN = "MODEL_SERVER_TOKEN"  # noqa: S105
 Answers = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
 
@@ -49,6 +52,7 @@ def answers(session: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def serve(answers: Answers) -> None:
     """Listen where Vertex AI says, for one health check and one kind of question."""
     health, predict = os.environ["AIP_HEALTH_ROUTE"], os.environ["AIP_PREDICT_ROUTE"]
+    token = os.environ.get(TOKEN, "")
 
     class Handler(BaseHTTPRequestHandler):
         wbufsize = -1
@@ -57,12 +61,21 @@ def serve(answers: Answers) -> None:
             self._answer(200 if self.path == health else 404, {})
 
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            length = self.headers.get("Content-Length", "")
+            if not (length.isascii() and length.isdecimal() and len(length) < 10):
+                self.close_connection = True
+                self._answer(411, {"error": "the body must have a Content-Length"})
+                return
+            body = self.rfile.read(int(length))
+            shown = self.headers.get("Authorization", "").encode()
+            if token and not hmac.compare_digest(shown, f"Bearer {token}".encode()):
+                self._answer(401, {"error": "the token is missing or wrong"})
+                return
             if self.path != predict:
                 self._answer(404, {"error": f"nothing at {self.path}"})
                 return
             try:
-                predictions = answers(asked["instances"])
+                predictions = answers(json.loads(body)["instances"])
             except (KeyError, TypeError, ValueError) as error:
                 self._answer(400, {"error": f"{type(error).__name__}: {error}"})
             else:

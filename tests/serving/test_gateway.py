@@ -2,16 +2,24 @@
 
 import json
 import os
+import secrets
+import shutil
 import signal
+import socket
+from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
+from urllib.request import Request, url2pathname, urlopen
 
 import httpx
+import psutil
 import pytest
+from mlflow import MlflowClient
 
 from include import processes
-from include.serving import launch, load
+from include.serving import fleet, launch, load
 from include.serving.client import Gateway, Refused
+from include.tools import services
 from tests.waiting import until
 
 ROUTE = "churn"
@@ -47,6 +55,77 @@ def test_without_the_token_nothing_is_told_or_done(gateway):
         Gateway(gateway.address, "guessed").route(ROUTE)
     with pytest.raises(HTTPError, match="401"):
         urlopen(f"{gateway.address}/models")
+
+
+def test_a_token_in_a_header_that_can_not_be_read_is_in_no_log(start_gateway):
+    gateway, process = start_gateway()
+    url = urlsplit(gateway.address)
+    for spoiled in (
+        f"{gateway.token}\x00",
+        f"{gateway.token}\x07",
+        gateway.token + 9000 * " " + "x",
+    ):
+        head = (
+            f"GET /models HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {spoiled}\r\n\r\n"
+        )
+        with socket.create_connection((url.hostname, url.port), timeout=30) as line:
+            line.sendall(head.encode())
+            assert b" 400 Bad Request" in line.recv(1000)
+    log = Path(process.log).read_text()
+    assert log.count("a request was refused that is no HTTP") == 3
+    assert gateway.token not in log
+
+
+@pytest.fixture
+def with_a_registry(mlflow_server, exported, tmp_path, monkeypatch):
+    """A gateway as `make up` starts it, beside an MLflow that asks for a password."""
+    for name in fleet.REGISTRYS:
+        monkeypatch.delenv(name, raising=False)  # a test before this one may have logged in
+    port, token = processes.free_port(), secrets.token_urlsafe()
+    env = {
+        "GATEWAY_PORT": str(port),
+        "GATEWAY_SOURCES": str(exported.parent),
+        "GATEWAY_TOKEN": token,
+        "MLFLOW_PASSWORD": json.loads(mlflow_server.connection)["password"],
+        "MLFLOW_PORT": str(mlflow_server.port),
+    }
+    (service,) = (each for each in services.SERVICES if each.name == "gateway")
+    process = services.start(service, tmp_path, tmp_path / "services", env)
+    yield Gateway(f"http://127.0.0.1:{port}", token), process
+    processes.stop(tmp_path / "services", [process])
+    assert not process.family()
+
+
+@pytest.fixture
+def registered(mlflow_server, exported):
+    """The name of a model that this MLflow knows."""
+    registry = MlflowClient(mlflow_server.with_login)
+    registry.create_registered_model("behind_a_login")
+    run = registry.create_run("0").info  # a server takes files of a run's own folder alone
+    folder = Path(url2pathname(urlsplit(run.artifact_uri).path)) / "model"
+    shutil.copytree(exported, folder)
+    registry.create_model_version("behind_a_login", folder.as_uri(), run.run_id)
+    return "models:/behind_a_login/1"
+
+
+def test_a_scorer_logs_in_to_the_registry_and_only_where_its_model_comes_from_there(
+    with_a_registry, registered, mlflow_server, exported, rows
+):
+    gateway, process = with_a_registry
+    password = json.loads(mlflow_server.connection)["password"]
+    gateway.start_version("churn", "1", registered)
+    gateway.start_version("churn", "2", str(exported))
+    gateway.set_route(ROUTE, "churn", {"1": 1.0})
+    assert gateway.ask(ROUTE, rows[:1])[1] == "1"
+    of_registry, of_folder = (
+        psutil.Process(gateway.versions("churn")[number]["pid"]).environ() for number in "12"
+    )
+    assert of_registry["MLFLOW_TRACKING_PASSWORD"] == password
+    assert password not in of_folder.values()
+    assert not {gateway.token, *fleet.OURS} & {*of_registry, *of_registry.values(), *of_folder}
+    commands = [" ".join(each.cmdline()) for each in process.family()]
+    assert len(commands) == 3
+    assert not [each for each in commands if password in each or gateway.token in each]
 
 
 def test_switching_under_load_loses_no_request(gateway, rows):
@@ -165,7 +244,7 @@ def test_the_table_outlives_the_gateway(start_gateway, exported, rows, tmp_path)
     [
         (b"{", 400, "not JSON"),
         (json.dumps({"dataframe_records": [{"plan": 1}]}).encode(), 422, "also wants the column"),
-        (b" " * (2**20 + 1), 413, "exceeded"),
+        (b" " * (2**20 + 1), 413, "longer than 1048576 bytes"),
     ],
     ids=["broken", "incomplete", "too long"],
 )
@@ -195,6 +274,16 @@ def test_every_answer_is_logged_with_what_was_asked(gateway, rows):
     assert line["answer"] == answer
     assert spaced["asked"] == {"dataframe_records": rows[:1]}
     assert gateway.requests(ROUTE, after) == ([], after)
+
+
+def test_a_text_with_a_line_separator_stays_one_line_of_the_log(gateway, rows):
+    _, before = gateway.requests(ROUTE)
+    row = rows[0] | {"region": "we\u2028st\x85"}
+    body = json.dumps({"dataframe_records": [row]}, ensure_ascii=False).encode()
+    address = f"{gateway.address}/routes/{ROUTE}/invocations"
+    assert httpx.post(address, content=body, headers=load.token(gateway)).status_code == 200
+    ((line,), _) = gateway.requests(ROUTE, before)
+    assert line["asked"] == {"dataframe_records": [row]}
 
 
 def test_without_a_token_it_does_not_start(tmp_path):

@@ -1,25 +1,27 @@
 """The gateway's doors, in this process: whatever is sent, it answers with a reason and goes on."""
 
 import asyncio
+import errno
 import gzip
 import json
 import os
 import socket
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import SimpleNamespace
 
 import httpx
 import pytest
 from aiohttp import web
 
-from include.serving import admission, fleet, tokens
+from include.serving import admission, fleet, journal, tokens
 from include.serving.client import Gateway as Client
 from include.serving.client import Refused
 from include.serving.gateway import Gateway
-from include.serving.leases import Held, Leases
-from include.serving.routing import NotKept, Route, Table
+from include.serving.kept import NotKept
+from include.serving.routing import Route, Table
+from tests.waiting import until
 
 TOKEN = "the operators' own"  # noqa: S105
 OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
@@ -155,6 +157,21 @@ def test_strangers_and_pages_are_refused_and_change_nothing(
     assert table(gateway) == before
 
 
+def test_a_second_page_beside_our_own_is_refused(client):
+    own = str(client.base_url).rstrip("/")
+    for origins in ([own, EVIL], [EVIL, own]):
+        headers = [*CALLER.items(), *(("Origin", each) for each in origins)]
+        assert client.post(ASK, json=ROW, headers=headers).status_code == 403
+    assert client.post(ASK, json=ROW, headers={**CALLER, "Origin": own}).status_code == 200
+
+
+def test_the_token_for_callers_of_another_gateway_is_refused(client):
+    others = {"Authorization": f"Bearer {tokens.of_callers('another operator')}"}
+    assert client.post(ASK, json=ROW, headers=others).status_code == 401
+    assert client.get("/metrics", headers=others).status_code == 401
+    assert TOKEN not in CALLER["Authorization"]
+
+
 def test_no_page_is_told_that_it_may_ask(client):
     asks = {"Origin": EVIL, "Access-Control-Request-Method": "POST"}
     answer = client.options(ASK, headers=asks)
@@ -208,7 +225,36 @@ SPOILED = {
         {},
         422,
     ),
+    "a model with half a pair of surrogates": (
+        "PUT",
+        "/routes/z",
+        b'{"model": "\\ud800", "weights": {"1": 1}}',
+        {},
+        422,
+    ),
+    "a shadow with half a pair": (
+        "PUT",
+        "/routes/z",
+        b'{"model": "churn", "weights": {"1": 1}, "shadow": "\\ud800"}',
+        {},
+        422,
+    ),
+    "a version with half a pair": (
+        "PUT",
+        "/routes/z",
+        b'{"model": "churn", "weights": {"\\ud800": 0, "1": 1}}',
+        {},
+        422,
+    ),
+    "a key that is the token": (
+        "PUT",
+        "/routes/z",
+        b'{"model": "churn", "weights": {"1": 1}, "sticky": "Authorization"}',
+        {},
+        422,
+    ),
     "a lease for ever": ("PUT", "/leases/churn", b'{"owner": "me", "seconds": 1e300}', {}, 422),
+    "a lease of true": ("PUT", "/leases/churn", b'{"owner": "me", "seconds": true}', {}, 422),
     "a lease of nobody": ("PUT", "/leases/churn", b'{"owner": "", "seconds": 1}', {}, 422),
     "an offset of 30 digits": ("GET", f"/routes/churn/requests?after={'9' * 30}", b"", {}, 400),
     "an offset below nothing": ("GET", "/routes/churn/requests?after=-1", b"", {}, 400),
@@ -252,6 +298,111 @@ def test_a_request_that_was_too_slow_for_one_version_is_not_tried_on_the_next(
     assert (answer.status_code, asked) == (200, ["1", "2"])
 
 
+GONE = {"it has ended": fleet.NoAnswer("it has ended"), "it was taken away": KeyError("1")}
+
+
+def logged(client, after=0):
+    """The gateway's log from an offset on, page by page."""
+    found = []
+    for _ in range(100):
+        page = client.get(f"/routes/churn/requests?after={after}", headers=OPERATOR)
+        if not page.text:
+            return found
+        found += [json.loads(line) for line in page.text.splitlines()]
+        after = page.headers["X-Next-Offset"]
+    raise AssertionError(f"the log has no end: {found[-3:]}")
+
+
+def counted(client, role, version, status):
+    """How many answers of a kind are counted."""
+    told = client.get("/metrics", headers=CALLER).text
+    labels = f'role="{role}",route="churn",status="{status}",version="{version}"'
+    found = [
+        line for line in told.splitlines() if line.startswith(f"gateway_answers_total{{{labels}")
+    ]
+    return float(found[0].split()[-1]) if found else 0
+
+
+@pytest.mark.parametrize("why", GONE)
+def test_a_second_version_answers_where_the_first_one_fails_to(
+    gateway, client, answers, asked, why
+):
+    gateway.table.with_route("churn", Route("churn", {"1": 1e6, "2": 1, "3": 1e-6}))
+    answers["1"] = GONE[why]
+    answer = client.post(ASK, json=ROW, headers=CALLER)
+    assert (answer.status_code, asked) == (200, ["1", "2"])
+    assert answer.headers["X-Model-Version"] == "2"
+    (line,) = logged(client)
+    assert (line["version"], line["status"]) == ("2", 200)
+
+
+def test_no_third_version_is_asked_and_the_failure_is_logged(gateway, client, answers, asked):
+    gateway.table.with_route("churn", Route("churn", {"1": 1e6, "2": 1, "3": 1e-6}))
+    answers["1"], answers["2"] = GONE.values()
+    answer = client.post(ASK, json=ROW, headers=CALLER)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert asked == ["1", "2"]
+    assert "no version of churn answers" in answer.json()["error"]
+    (line,) = logged(client)
+    assert (line["version"], line["status"], line["answer"]) == ("none", 503, None)
+    assert counted(client, "live", "none", 503) == 1
+
+
+def test_what_a_version_refuses_reaches_the_caller_and_the_log_as_it_is(client, answers, asked):
+    answers["1"] = (422, b'{"error": "the model also wants the column fee"}')
+    answer = client.post(ASK, json=ROW, headers=CALLER)
+    assert (answer.status_code, answer.content) == answers["1"]
+    assert (asked, answer.headers["X-Model-Version"]) == (["1"], "1")
+    (line,) = logged(client)
+    assert (line["version"], line["status"], line["answer"]) == ("1", 422, None)
+    assert "asked" not in line
+    assert counted(client, "live", "1", 422) == 1
+    assert counted(client, "live", "1", 200) == 0
+
+
+@pytest.mark.parametrize("fault", [*GONE.values(), fleet.TooSlow("it is slow"), (500, b"{}")])
+def test_a_shadow_that_fails_is_logged_and_the_caller_is_answered(gateway, client, answers, fault):
+    gateway.table.with_route("churn", Route("churn", {"1": 1.0}, shadow="2"))
+    answers["2"] = fault
+    is_well(client)
+    lines = until(lambda: logged(client), "both lines", lambda lines: len(lines) == 2, seconds=10)
+    statuses = {line["role"]: (line["version"], line["status"]) for line in lines}
+    expected = fault[0] if isinstance(fault, tuple) else 503
+    assert statuses == {"live": ("1", 200), "shadow": ("2", expected)}
+    assert counted(client, "shadow", "2", expected) == 1
+
+
+def test_a_page_of_the_log_holds_whole_lines(client, monkeypatch):
+    for _ in range(7):
+        is_well(client)
+    whole = logged(client)
+    assert len(whole) == 7
+    longest = max(len(json.dumps(line)) for line in whole)
+    monkeypatch.setattr(journal, "MOST_READ", 2 * longest + longest // 2)  # two and a half lines
+    assert logged(client) == whole
+
+
+def test_a_restart_brings_back_what_was_there_and_nothing_that_was_removed(
+    gateway, client, monkeypatch
+):
+    async def remove(model, number, grace):
+        del gateway.fleet.versions[model, number]
+
+    monkeypatch.setattr(gateway.fleet, "remove", remove)
+    made_of = {"source": "models:/churn/1", "error_every": 3, "delay_seconds": 0.5}
+    for number in ("1", "2"):
+        gateway.table.with_version("churn", number, made_of)
+    gateway.table.with_route("old", Route("churn", {"1": 1.0}))
+    assert client.delete("/models/churn/2", headers=OPERATOR).status_code == 200
+    assert client.delete("/routes/old", headers=OPERATOR).status_code == 200
+    restored = []
+    monkeypatch.setattr(fleet.Fleet, "restore", lambda self, *given: restored.append(given))
+    with served(Gateway(gateway.folder, TOKEN)) as address:
+        routes = httpx.get(f"{address}/routes", headers=OPERATOR).json()
+    assert restored == [("churn", "1", made_of)]
+    assert {name: route["weights"] for name, route in routes.items()} == {"churn": {"1": 1.0}}
+
+
 def test_more_than_fits_is_told_to_ask_again_and_the_rest_is_answered(client, answers, monkeypatch):
     monkeypatch.setattr(admission, "MOST_REQUESTS_AT_ONCE", 5)
     go_on = threading.Event()
@@ -283,22 +434,77 @@ def test_more_than_fits_is_told_to_ask_again_and_the_rest_is_answered(client, an
     is_well(client)
 
 
-def test_bytes_on_their_way_are_bounded_before_they_are_read(client, monkeypatch):
+@pytest.mark.parametrize("content", [b" " * 1001, iter([b" " * 500, b" " * 501])])
+def test_bytes_at_work_are_bounded(client, monkeypatch, content):
     monkeypatch.setattr(admission, "MOST_BYTES_AT_ONCE", 1000)
-    answer = client.post(ASK, content=b" " * 1001, headers=CALLER)
-    assert answer.status_code == 429
+    answer = client.post(ASK, content=content, headers=CALLER)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
     is_well(client)
 
 
-def test_half_a_body_is_waited_for_only_so_long(client, monkeypatch):
+@pytest.mark.parametrize("content", [b" " * (2**20 + 1), iter([b" " * 2**19] * 3)])
+def test_a_body_that_is_too_long_is_not_asked_for_again(client, content):
+    answer = client.post(ASK, content=content, headers=CALLER)
+    assert answer.status_code == 413
+    assert "longer than 1048576 bytes" in answer.json()["error"]
+    is_well(client)
+
+
+def test_slow_senders_take_no_room_from_others(client):
+    url = client.base_url
+    head = (
+        f"POST {ASK} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n"
+        f"Authorization: {CALLER['Authorization']}\r\nContent-Length: 1048576\r\n\r\n{{"
+    ).encode()
+    with ExitStack() as lines:
+        for _ in range(100):
+            line = lines.enter_context(socket.create_connection((url.host, url.port), timeout=30))
+            line.sendall(head)
+        for _ in range(20):
+            is_well(client)
+
+
+@pytest.mark.parametrize(
+    "request_line", [f"POST {ASK}", "PUT /routes/churn", "PUT /models/churn/9", "PUT /leases/churn"]
+)
+def test_half_a_body_is_waited_for_only_so_long(client, monkeypatch, request_line):
     monkeypatch.setattr(admission, "BODY_SECONDS", 0.1)
     url = client.base_url
-    with socket.create_connection((url.host, url.port), timeout=30) as line:
+    with socket.create_connection((url.host, url.port), timeout=10) as line:
         line.sendall(
-            f"POST {ASK} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n"
-            f"Authorization: {CALLER['Authorization']}\r\nContent-Length: 100\r\n\r\nhalf".encode()
+            f"{request_line} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n"
+            f"Authorization: {OPERATOR['Authorization']}\r\n"
+            "Content-Length: 100\r\n\r\nhalf".encode()
         )
         assert b" 408 " in line.recv(4096)
+    is_well(client)
+
+
+def test_no_copy_is_sent_where_it_would_not_fit(gateway, client, asked, monkeypatch):
+    gateway.table.with_route("churn", Route("churn", {"1": 1.0}, shadow="2"))
+    monkeypatch.setattr(admission, "MOST_REQUESTS_AT_ONCE", 1)
+    is_well(client)
+    assert asked == ["1"]
+    told = client.get("/metrics", headers=CALLER).text
+    assert 'gateway_shadow_dropped_total{route="churn"} 1.0' in told
+
+
+def test_a_copy_on_its_way_takes_room(gateway, client, answers, asked, monkeypatch):
+    go_on = threading.Event()
+
+    async def waits():
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        return 200, b"{}"
+
+    gateway.table.with_route("churn", Route("churn", {"1": 1.0}, shadow="2"))
+    answers["2"] = waits
+    is_well(client)
+    until(lambda: sorted(asked), "both versions to be asked", ["1", "2"].__eq__, seconds=10)
+    monkeypatch.setattr(admission, "MOST_REQUESTS_AT_ONCE", 1)
+    assert client.post(ASK, json=ROW, headers=CALLER).status_code == 429
+    go_on.set()
+    until(lambda: gateway.room.requests, "room", lambda taken: taken == 0, seconds=10)
     is_well(client)
 
 
@@ -356,6 +562,21 @@ def test_what_can_not_be_written_is_refused_and_changes_nothing(
     assert Table.load(gateway.folder / "table.json").routes == gateway.table.routes
 
 
+def test_a_version_stays_what_it_was_made_of_and_another_model_has_its_own(gateway, client):
+    made_of = {"source": "models:/churn/1", "error_every": 0, "delay_seconds": 0.0}
+    gateway.fleet.versions["churn", "1"].made_of = made_of
+    assert client.put("/models/churn/1", json=made_of, headers=OPERATOR).status_code == 200
+    for other in ({"source": "models:/churn/2"}, {"error_every": 2}, {"delay_seconds": 1.0}):
+        answer = client.put("/models/churn/1", json=made_of | other, headers=OPERATOR)
+        assert answer.status_code == 409
+        assert "remove it first" in answer.json()["error"]
+    assert gateway.fleet.versions["churn", "1"].made_of == made_of
+    route = {"model": "fraud", "weights": {"1": 1}}
+    answer = client.put("/routes/fraud", json=route, headers=OPERATOR)
+    assert answer.status_code == 409
+    assert "version 1 of fraud is not there" in answer.json()["error"]
+
+
 def test_a_version_that_can_not_be_remembered_is_stopped_again(gateway, client, monkeypatch):
     removed = []
 
@@ -373,6 +594,18 @@ def test_a_version_that_can_not_be_remembered_is_stopped_again(gateway, client, 
     monkeypatch.setattr(gateway.table, "with_version", full)
     answer = client.put("/models/churn/9", json={"source": "models:/churn/9"}, headers=OPERATOR)
     assert (answer.status_code, len(removed)) == (503, 1)
+
+
+def test_a_version_that_can_not_be_started_now_is_asked_for_again(client, monkeypatch):
+    async def refused(*command, **options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refused)
+    answer = client.put("/models/churn/9", json={"source": "models:/churn/9"}, headers=OPERATOR)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert "Too many open files" in answer.json()["error"]
+    assert client.get("/models", headers=OPERATOR).json()["churn"].keys() == {"1", "2", "3"}
+    is_well(client)
 
 
 def test_one_model_that_does_not_start_keeps_no_other_waiting(gateway, client, monkeypatch):
@@ -419,7 +652,7 @@ def test_a_keeper_outlives_what_keeps_a_process_from_starting(tmp_path, monkeypa
 
     async def live():
         found = fleet.Fleet(tmp_path)
-        with pytest.raises(fleet.DidNotStart, match="Too many open files"):
+        with pytest.raises(fleet.NotNow, match="Too many open files"):
             await found.put("churn", "new", {"source": "x"})
         assert found.versions == {}
         found.restore("churn", "1", {"source": "x"})
@@ -455,51 +688,6 @@ def test_a_second_owner_is_told_who_releases_and_changes_nothing(client):
     one.release_lease("churn")
     other.set_route("churn", "churn", {"1": 1.0})
     is_well(client)
-
-
-def test_a_lease_ends_by_itself_and_goes_on_while_its_owner_is_heard_of(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    leases = Leases()
-    leases.take("churn", "one", 10)
-    now[0] = 109
-    leases.check("churn", "one")
-    now[0] = 118
-    with pytest.raises(Held, match="not been heard of for 9 s; its lease ends in 1 s"):
-        leases.check("churn", "other")
-    now[0] = 119.5
-    leases.take("churn", "other", 10)
-    assert list(leases.known()) == ["churn"]
-    now[0] = 130
-    assert leases.known() == {}
-
-
-@pytest.mark.parametrize(
-    ("source", "good"),
-    [
-        ("models:/churn/3", True),
-        ("models:/with spaces and-dots.v2/12", True),
-        ("models:/churn/latest", False),
-        ("models:/churn@champion", False),
-        ("models:/../etc/1", False),
-        ("runs:/abc/model", False),
-        ("http://evil.example/model", False),
-        ("here/model", True),
-        ("file://HERE/model", True),
-        ("HERE", True),
-        ("HERE/../elsewhere", False),
-        ("HERE/link", False),
-        ("", False),
-        ("HERE\0", False),
-        ("/\ud800", False),
-    ],
-)
-def test_models_come_from_the_registry_or_from_named_folders(tmp_path, monkeypatch, source, good):
-    folder = tmp_path / "here"
-    folder.mkdir()
-    (folder / "link").symlink_to(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert admission.allowed(source.replace("HERE", str(folder)), (folder,)) is good
 
 
 def test_a_client_asks_again_where_the_gateway_is_not_well_for_a_moment(gateway, client):

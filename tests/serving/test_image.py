@@ -179,3 +179,9 @@ def files_below(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def test_each_context_of_each_model_has_a_folder_of_its_own():
+    folders = [image.root(*each) for each in (("a", b"x"), ("a", b"y"), ("b", b"x"))]
+    assert len(set(folders)) == 3
+    assert image.root("a", b"x") == folders[0]
