@@ -5,8 +5,10 @@ name that was led to loopback (DNS rebinding) stands in `Host`. So a server answ
 names alone, and refuses pages that came from elsewhere.
 """
 
+import logging
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -35,6 +37,28 @@ def of_another_page(host: str | None, origin: str | None) -> str | None:
     if origin is not None and origin.lower().partition("://")[2] != (host or "").lower():
         return f"the request comes from a page of {origin!r}, another server"
     return None
+
+
+def origin(given: Sequence[str]) -> str | None:
+    """The pages that all headers `Origin` of a request name, or None without one."""
+    return ", ".join(given) if given else None
+
+
+def keep_headers_out_of_logs() -> None:
+    """The parser of aiohttp repeats a header that it can't read, and that may hold a token."""
+    logging.getLogger("aiohttp.server").addFilter(_without_headers)
+
+
+def _without_headers(record: logging.LogRecord) -> bool:
+    from aiohttp.http_exceptions import HttpProcessingError
+
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.msg, record.args = (
+            "a request was refused that is no HTTP (%s)",
+            (type(record.exc_info[1]).__name__,),
+        )
+        record.exc_info = None
+    return True
 
 
 def no_proxy() -> dict[str, str]:

@@ -89,7 +89,7 @@ def start(
         raise RuntimeError(f"{name} runs already in {folder}: pid {', '.join(map(str, left))}")
     if log.exists():
         log.replace(folder / f"{name}.log.1")  # it may say why the last one ended
-    with log.open("wb") as output:
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
         process = subprocess.Popen(
             command,
             env={**os.environ, **env, BELONGS_TO: str(folder / name)},

@@ -42,6 +42,7 @@ CHAMPION = "champion"
 RUN_LINK = "mlflow_run"
 ANSWERED = re.compile(r"failed with error code (\d{3})|too many (\d{3}) error responses")
 POINTS_AT_ONCE = 1000  # MLflow refuses more metrics in one request
+_lent: dict[str, str] = {}  # what this process has put into its environment for MLflow's client
 SERVED_WITH = ("scikit-learn", "skops", "pandas", "numpy")
 
 # Airflow repeats a failed task by its own rules; MLflow's seven tries would hide a dead server for
@@ -106,12 +107,22 @@ def address() -> str:
         return os.environ.get("MLFLOW_TRACKING_URI", local)
     if connection.conn_type == "sqlite":
         return f"sqlite:///{connection.host}"
-    if connection.login:
-        os.environ["MLFLOW_TRACKING_USERNAME"] = connection.login
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = connection.password or ""
+    _log_in(connection)
     port = f":{connection.port}" if connection.port else ""
     path = f"/{connection.schema}" if connection.schema else ""
     return f"{connection.conn_type}://{connection.host}{port}{path}"
+
+
+def _log_in(connection: Connection) -> None:
+    """MLflow takes the login from the environment; another server is not shown an earlier one."""
+    if connection.login:
+        _lent["MLFLOW_TRACKING_USERNAME"] = connection.login
+        _lent["MLFLOW_TRACKING_PASSWORD"] = connection.password or ""
+        os.environ.update(_lent)
+        return
+    for name, value in _lent.items():
+        if os.environ.get(name) == value:  # or it is yours
+            os.environ.pop(name, None)
 
 
 def client() -> "MlflowClient":

@@ -64,7 +64,7 @@ def app() -> "FastAPI":
         try:
             tracking.server()
             known = tracking.client().search_experiments()
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, PermissionError, ValueError) as error:
             return {"pages": {}, "fault": str(error)}
         pages = {each.name: f"{where}/#/experiments/{each.experiment_id}" for each in known}
         return {"pages": pages, "fault": None}

@@ -12,47 +12,24 @@ from urllib.parse import urlsplit
 from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
 
-from include import loopback
+from include import doorkeeper, loopback
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
 PREFIX = "/enter"
 
 
-class Doorkeeper:
-    """Answers requests for another host, and of another site's pages, with a refusal."""
+class Doorkeeper(doorkeeper.Doorkeeper):
+    """Stands before Airflow's own application, with Airflow's own settings."""
 
     def __init__(self, app: "ASGIApp") -> None:
-        """Stand before Airflow's own application."""
-        self.app = app
+        """Serve the host of `[api] base_url` too, and the origins that Airflow allows."""
         base = urlsplit(conf.get("api", "base_url", fallback="")).hostname
-        self.names = loopback.names() | ({base.lower()} if base else set())
-        self.origins = set(conf.getlist("api", "access_control_allow_origins", fallback=[]))
-
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Look at two headers; what is no request passes."""
-        why = self._refusal(scope["headers"]) if "headers" in scope else None
-        if why is None:
-            await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            from starlette.responses import PlainTextResponse
-
-            await PlainTextResponse(f"{why}\n", status_code=403)(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1008, "reason": why[:100]})
-
-    def _refusal(self, headers: list[tuple[bytes, bytes]]) -> str | None:
-        found = {
-            wanted: [value.decode("latin-1") for name, value in headers if name == wanted]
-            for wanted in (b"host", b"origin")
-        }
-        hosts, origins = found[b"host"], found[b"origin"]
-        if origins and set(origins) <= self.origins:
-            origins = []
-        host = hosts[0] if len(hosts) == 1 else None
-        return loopback.refusal(host, ", ".join(origins) if origins else None, self.names)
+        names = loopback.names() | ({base.lower()} if base else set())
+        origins = conf.getlist("api", "access_control_allow_origins", fallback=[])
+        super().__init__(app, names, origins)
 
 
 def app() -> "FastAPI":

@@ -1,9 +1,11 @@
 """Requests with NaN or Infinity are refused: JSON has neither, and Airflow's parser takes both.
 
 A Param with a minimum and a maximum lets NaN through, because NaN is neither below nor above them.
+Deep documents and broken texts are refused too: Airflow would answer them with an error of its own.
 """
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 16 * 2**20
 """Longer bodies are refused: a body is held until it is complete."""
+DEEPEST = 50
+DEEP = "the body is nested too deeply"
+HALF = re.compile("[\ud800-\udfff]")
 
 
 class StrictJson:
@@ -23,7 +28,7 @@ class StrictJson:
         self.app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Refuse what is no JSON number; leave other faults to Airflow, which names the field."""
+        """Refuse what is no JSON; leave other faults to Airflow, which names the field."""
         if not _has_json(scope):
             await self.app(scope, receive, send)
             return
@@ -57,13 +62,29 @@ def _fault(body: bytes) -> tuple[int, str] | None:
     if len(body) > MOST_BYTES:
         return 413, f"the body is longer than {MOST_BYTES} bytes"
     try:
-        json.loads(body, parse_constant=_refuse)
+        document = json.loads(body, parse_constant=_refuse)
     except NotANumber as error:
         return 400, str(error)
     except RecursionError:
-        return 400, "the body is nested too deeply"
-    except ValueError:
-        pass  # Airflow says where it is broken
+        return 400, DEEP
+    except ValueError as error:
+        return (400, f"the body is no JSON: {error}") if body else None
+    return _flaw(document)
+
+
+def _flaw(document: Any) -> tuple[int, str] | None:
+    """What in a document would make Airflow fail."""
+    waiting = [(document, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > DEEPEST:
+            return 400, DEEP
+        if isinstance(value, dict):
+            waiting += [(each, depth + 1) for pair in value.items() for each in pair]
+        elif isinstance(value, list):
+            waiting += [(each, depth + 1) for each in value]
+        elif isinstance(value, str) and HALF.search(value):
+            return 400, "a text in the body holds half of a pair of surrogates"
     return None
 
 

@@ -1,5 +1,6 @@
 """Real servers on loopback for the tests that talk to one, each gone at the end."""
 
+import base64
 import email
 import json
 import os
@@ -24,6 +25,7 @@ from include import processes
 from include.local_cloud import platforms
 from include.local_cloud.server import Redirect, token_file
 from include.tools import environment, needs, services
+from include.tools.tracking_server import PASSWORD, USER
 from tests import warm
 from tests.conftest import HOME, SHARED
 from tests.harness import clone
@@ -37,11 +39,24 @@ class Server:
 
     port: int
     connection: str
+    process: processes.Process | None = None
 
     @property
     def address(self) -> str:
         """Where it listens."""
         return f"http://{environment.HOST}:{self.port}"
+
+    @property
+    def with_login(self) -> str:
+        """Where it listens, with user and password, as MLflow's client takes them."""
+        known = json.loads(self.connection)
+        return f"http://{known['login']}:{known['password']}@{environment.HOST}:{self.port}"
+
+    def page(self, link: str) -> Request:
+        """What a browser asks for that has logged in."""
+        known = json.loads(self.connection)
+        login = base64.b64encode(f"{known['login']}:{known['password']}".encode()).decode()
+        return Request(link, headers={"Authorization": f"Basic {login}"})
 
 
 def beyond_loopback(process: processes.Process) -> list[str]:
@@ -71,9 +86,12 @@ def tracking_server(home: Path) -> Iterator[Server]:
     clone(SHARED / "mlflow.db", home / "mlflow" / "mlflow.db")
     (mlflow,) = (each for each in services.SERVICES if each.name == "mlflow")
     folder = home / "services"  # of its own: what is stopped is known by its folder and name
-    port = processes.free_port()
-    process = services.start(mlflow, home, folder, {mlflow.port_variable: str(port)})
-    yield Server(port, http_connection(port))
+    port, password = processes.free_port(), secrets.token_urlsafe()
+    env = {mlflow.port_variable: str(port), PASSWORD: password}
+    process = services.start(mlflow, home, folder, env)
+    connection = json.loads(http_connection(port))
+    connection |= {"login": USER, "password": password}
+    yield Server(port, json.dumps(connection), process)
     processes.stop(folder, [process])
     assert not processes.in_use(port)
 

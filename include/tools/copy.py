@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from include.tools import environment, needs
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,199}")
 # What only teaches: an anti-pattern's mistake, and the task that states its harm.
 NOT_COPIED = ("wrong", "compare")
 # What a copy can do without, at a place that its owner may not expect.
@@ -45,8 +45,8 @@ def plan(dag_id: str, to: Path, name: str) -> Copy:
     source = environment.dag_file(dag_id)
     if not NAME.fullmatch(name):
         raise SystemExit(
-            f"NAME={name!r} can't be a file and a dag_id: begin with a letter, then letters, "
-            "digits and underscores."
+            f"NAME={name[:80]!r} can't be a file and a dag_id: begin with a letter, then up to 199 "
+            "letters, digits and underscores."
         )
     target = to.expanduser().resolve()
     if not target.is_dir():
@@ -76,7 +76,7 @@ def write(made: Copy, target: Path) -> None:
         if not path.exists():
             _write(path, text)
     file = target / "requirements.txt"
-    present = file.read_text(encoding="utf-8") if file.exists() else ""
+    present = _text(file)
     named = {re.split(r"[\[=<>~! ;]", line)[0].lower() for line in present.splitlines()}
     missing = [line for line in made.requirements if line.partition("==")[0] not in named]
     if missing:
@@ -182,22 +182,36 @@ def _requirements(imported: frozenset[str]) -> list[str]:
 
 def _refuse_conflicts(made: Copy, target: Path) -> None:
     dag_file = next(iter(made.files))
+    _text(target / "requirements.txt")
     if target not in (target / "requirements.txt").resolve().parents:
         raise SystemExit(f"{target}/requirements.txt is a link to another project's: remove it.")
     for path, text in made.files.items():
         if target not in path.resolve().parents:
             raise SystemExit(f"{path} would lie outside {target}: a link leads out of it.")
+        for folder in path.parents:
+            if folder.exists() and not folder.is_dir():
+                raise SystemExit(f"{folder} must be a folder, and is a file: move it aside.")
         if not path.exists():
             continue
         if path == dag_file:
             raise SystemExit(f"{path} exists already: choose another NAME, or remove it.")
         if path.parent in (target / "config", target / "docs", target / "envs"):
             continue  # edited since an earlier copy: its owner's, and it stays
-        if path.read_text(encoding="utf-8") != text:
+        if _text(path) != text:
             raise SystemExit(
                 f"{path} exists and is not what this pipeline needs; nothing was written. Move "
                 "yours aside, or copy into a project of its own."
             )
+
+
+def _text(file: Path) -> str:
+    """What a file of the project holds, or nothing where it is not there."""
+    if not file.exists():
+        return ""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"{file} is no text that can be read: {error}. Move it aside.") from None
 
 
 def _write(path: Path, text: str) -> None:

@@ -53,6 +53,7 @@ KEYS: dict[str, Callable[[], str]] = {
     "fernet": lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
     "gateway": lambda: secrets.token_urlsafe(32),
     "jwt": lambda: secrets.token_hex(64),
+    "mlflow": lambda: secrets.token_urlsafe(32),
     "session": lambda: secrets.token_hex(32),
 }
 
@@ -129,6 +130,7 @@ def airflow(airflow_home: Path, store: Path, database: Path | None = None) -> di
         **loopback.no_proxy(),
         "CATALOGUE_HOME": str(store),
         "GATEWAY_TOKEN": keys["gateway"],
+        "MLFLOW_PASSWORD": os.environ.get("MLFLOW_PASSWORD") or keys["mlflow"],
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(PROJECT), *_python_path()])),
         "WANDB_CACHE_DIR": str(store / "wandb"),

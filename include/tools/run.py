@@ -49,8 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = needs.needs(file)
     _refuse(_faults(file, conf, wanted))
 
+    # What is live is one thing, and one run at a time changes it.
+    releases = "include.serving.client" in wanted.modules
     with (
-        _one_at_a_time(home / "run", f"{asked.dag}-{date}"),
+        _one_at_a_time(home / "run", asked.dag if releases else f"{asked.dag}-{date}"),
         services.at_hand(home, settings, wanted.connections) as found,
     ):
         _prepare(home, settings)
@@ -139,6 +141,8 @@ def _wrong_parameters(file: Path, conf: dict[str, Any]) -> Iterator[str]:
         except ParamValidationError as error:
             reason = str(error).splitlines()[0]
             yield f"Parameter {name!r} can't be {json.dumps(value)}: {reason}"
+        except RecursionError:
+            yield f"Parameter {name!r} is nested too deeply."
 
 
 def _refuse(faults: list[str]) -> None:
@@ -157,7 +161,8 @@ def _one_at_a_time(folder: Path, what: str) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise SystemExit(
-                    f"{what} is running already: wait for it, or give this run another DATE."
+                    f"{what} is running already: wait for it, or give this run another DATE if "
+                    "the pipeline releases no model."
                 ) from None
             if not _is_still(file, lock.fileno()):
                 continue  # the run before this one has just ended, and taken its file along
@@ -248,6 +253,7 @@ def _follow(command: list[str], env: dict[str, str], verbose: bool) -> int:
         if process.poll() is None:  # we are to end, and it with us
             process.terminate()
             process.wait()
+        process.stdout.close()
     killed = f" It was killed by signal {-status}." if status < 0 else ""
     print("Green." if status == 0 else f"Failed.{killed}", flush=True)
     return status

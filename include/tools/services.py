@@ -11,10 +11,10 @@ from typing import Any
 
 import psutil
 
-from include import loopback, processes
+from include import processes
 from include.local_cloud import platforms
 from include.serving import launch
-from include.tools import environment
+from include.tools import environment, tracking_server
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,13 @@ class Service:
 
 
 def _mlflow_command(home: Path, env: Mapping[str, str]) -> list[str]:
-    """Clients write artifacts to disk themselves: the store also works without a server.
-
-    MLflow's own defaults let in pages of every server on this machine, and of the local network.
-    """
-    folder, port = home / "mlflow", env["MLFLOW_PORT"]
-    hosts = [f"{name}:{port}" for name in sorted(loopback.names())]
-    known = {
-        "MLFLOW_SERVER_ALLOWED_HOSTS": ("--allowed-hosts", ",".join(hosts)),
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": (
-            "--cors-allowed-origins",
-            ",".join(f"http://{host}" for host in hosts),
-        ),
-    }
+    """Clients write artifacts to disk themselves: the store also works without a server."""
+    folder = home / "mlflow"
     return [
-        sys.executable,
-        *("-m", "mlflow", "server"),
-        *("--host", environment.HOST, "--port", port, "--workers", "1"),
-        *(part for name, flag in known.items() if name not in os.environ for part in flag),
-        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
-        *("--no-serve-artifacts", "--default-artifact-root", (folder / "artifacts").as_uri()),
+        *(sys.executable, "-m", "include.tools.tracking_server"),
+        *("--host", environment.HOST, "--port", env["MLFLOW_PORT"]),
+        *("--store", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--artifacts", (folder / "artifacts").as_uri()),
     ]
 
 
@@ -81,7 +68,8 @@ def _gateway_command(home: Path, env: Mapping[str, str]) -> list[str]:
     registry = f"http://{environment.HOST}:{env['MLFLOW_PORT']}"
     images = [home / airflow / "images" for airflow in ("airflow", "run")]
     sources = [home / "mlflow", *images]
-    return launch.command(home / "gateway", int(env["GATEWAY_PORT"]), registry, sources)
+    command = launch.command(home / "gateway", int(env["GATEWAY_PORT"]), registry, sources)
+    return [*command, "--registry-user", tracking_server.USER]
 
 
 SERVICES = [

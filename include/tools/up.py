@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.error import URLError
 
-from include import processes
+from include import loopback, processes
 from include.data import landing, warehouse
 from include.local_cloud import platforms
-from include.tools import environment, rest, secret, services, supervisor
+from include.tools import environment, rest, secret, services, supervisor, tracking_server
 
 COMPONENTS = {
     "api-server": ["api-server"],
@@ -19,6 +20,13 @@ COMPONENTS = {
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
+
+ANSWER_SECONDS = 3.0  # so long does `make status` wait for a server
+
+TO_MLFLOW = (
+    f"log in to Airflow first, or as {tracking_server.USER} with the password of "
+    f"`make -s env | grep {tracking_server.PASSWORD}`"
+)
 
 IN_TURN = """
 import json, sys
@@ -117,9 +125,27 @@ def status() -> None:
         where = f"http://{environment.HOST}:{process.port}" if process.port else ""
         if not process.alive():
             where = "ended; it is started again" if mended else "ended; `make up` starts it again"
+        elif not _answers(process):
+            where = "does not answer; if that lasts: make down && make up"
         print(f"{process.name:<14} pid {process.pid:<8} {where:<24} {process.log}")
+        if process.name == "mlflow" and process.alive():
+            print(f"{'':<14} {TO_MLFLOW}")
         if process.name == "api-server" and process.alive():
             print(f"{'':<14} log in: {rest.link(settings(environment.home()))}")
+
+
+def _answers(process: processes.Process) -> bool:
+    """Whether a server says that it is well; other processes can't be asked."""
+    health = {each.name: each.health for each in services.SERVICES}
+    health |= {each.name: "/health" for each in platforms.PLATFORMS}
+    path = (health | {"api-server": "/api/v2/version"}).get(process.name)
+    if path is None:
+        return True
+    try:
+        with loopback.ask(f"http://{environment.HOST}:{process.port}{path}", ANSWER_SECONDS):
+            return True
+    except (URLError, ConnectionError, TimeoutError):
+        return False
 
 
 def prepare(home: Path, env: dict[str, str]) -> None:
@@ -217,6 +243,7 @@ def _banner(env: dict[str, str], seconds: float) -> None:
         f"\nReady after {seconds:.0f} s: {dags} pipelines, no import errors.\n"
         f"  Airflow    {rest.link(env)}\n"
         f"  MLflow     http://{environment.HOST}:{env['MLFLOW_PORT']}\n"
+        f"             ({TO_MLFLOW})\n"
         f"  Gateway    http://{environment.HOST}:{env['GATEWAY_PORT']}\n"
         "             (its operators' token: `make -s env | grep GATEWAY_TOKEN`)\n"
         "Stop it with `make down`."

@@ -32,7 +32,7 @@ def run(run_dag, connected):
 def client(mlflow_server):
     from mlflow import MlflowClient
 
-    return MlflowClient(mlflow_server.address)
+    return MlflowClient(mlflow_server.with_login)
 
 
 def versions(run, client):
@@ -57,7 +57,7 @@ def test_the_run_is_on_the_server_and_its_page_opens(run, client, mlflow_server)
     link = run.xcom("server.check", key="mlflow_run")
     assert link.startswith(mlflow_server.address)
     assert parent.info.run_id in link
-    with urlopen(link, timeout=30) as page:
+    with urlopen(mlflow_server.page(link), timeout=30) as page:
         assert page.status == 200
 
 

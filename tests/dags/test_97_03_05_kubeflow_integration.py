@@ -112,7 +112,7 @@ def run(run_dag, connected, deferred, begun):
 
 @pytest.fixture(scope="module")
 def client(mlflow_server):
-    return MlflowClient(mlflow_server.address)
+    return MlflowClient(mlflow_server.with_login)
 
 
 def runs_of(run):

@@ -199,7 +199,7 @@ def test_a_tracking_server_shows_the_person_a_picture(run_dag, answer, mlflow_se
     run_dag(DAG, conf=ASKED)
     ((_, body),) = shown
     _, _, picture = body.partition("![AUC within each plan](")
-    with urlopen(picture.partition(")")[0], timeout=20) as page:
+    with urlopen(mlflow_server.page(picture.partition(")")[0]), timeout=20) as page:
         assert page.read(8) == b"\x89PNG\r\n\x1a\n"
 
 

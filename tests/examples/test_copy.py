@@ -111,7 +111,12 @@ def test_a_second_pipeline_shares_the_modules_of_the_first(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("../out", "can't be a file"), ("9lives", "can't be a file"), ("a b", "can't be a file")],
+    [
+        ("../out", "can't be a file"),
+        ("9lives", "can't be a file"),
+        ("a b", "can't be a file"),
+        ("x" * 201, "up to 199 letters"),
+    ],
 )
 def test_a_bad_name_is_refused_and_nothing_written(tmp_path, name, reason):
     with pytest.raises(SystemExit, match=reason):
@@ -127,6 +132,25 @@ def test_nothing_is_ever_overwritten(tmp_path):
     before = everything(tmp_path)
     with pytest.raises(SystemExit, match=r"storage\.py exists and is not what"):
         copied(SKEW, tmp_path, name="other")
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda to: (to / "requirements.txt").mkdir(), "requirements.txt is no text"),
+        (lambda to: (to / "requirements.txt").write_bytes(b"\xff"), "requirements.txt is no text"),
+        (lambda to: (to / "dags").write_text(""), "dags must be a folder, and is a file"),
+        (lambda to: (to / "include").write_text(""), "include must be a folder, and is a file"),
+    ],
+)
+def test_a_project_that_can_not_take_the_copy_is_refused_before_anything_is_written(
+    tmp_path, spoil, reason
+):
+    spoil(tmp_path)
+    before = everything(tmp_path)
+    with pytest.raises(SystemExit, match=reason):
+        copied(SKEW, tmp_path)
     assert everything(tmp_path) == before
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -71,6 +72,14 @@ def lives(pid):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_a_log_is_for_its_owner_alone_also_the_one_before(folder):
+    for _ in range(2):
+        process, _ = family_of_three(folder)
+        processes.stop(folder, [process])
+    logs = sorted(folder.glob("*.log*"))
+    assert [stat.S_IMODE(log.stat().st_mode) for log in logs] == [0o600] * 2
 
 
 def test_stopping_ends_the_process_and_its_children_in_any_session(folder):

@@ -1,12 +1,20 @@
-"""What `make run` and `make up` refuse before they start anything, and in which words."""
+"""What `make run` and `make up` refuse before they start anything, and how a run ends."""
 
+import hashlib
+import json
+import os
 import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from importlib.metadata import version
 
 import pytest
 
 from include import processes
 from include.data import warehouse
 from include.tools import environment, needs, rest, run, up
+from tests.conftest import HOME
 
 STRUCTURE = "97_01_01_ml_pipeline_structure"
 LACKING = """
@@ -92,11 +100,37 @@ def test_no_pipeline_but_the_one_that_is_run_is_read(monkeypatch):
     assert list(bag.dags) == [STRUCTURE]
 
 
+def test_two_runs_that_release_one_model_are_refused_whatever_their_dates(tmp_path, monkeypatch):
+    locked = []
+
+    @contextmanager
+    def noted(folder, what):
+        locked.append(what)
+        raise SystemExit
+        yield
+
+    monkeypatch.setattr(run, "_one_at_a_time", noted)
+    monkeypatch.setenv("CATALOGUE_HOME", str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:  # main() sets the environment of a run
+        patch.setattr(os, "environ", dict(os.environ))
+        for dag_id in ("97_05_02_blue_green_deployment", STRUCTURE):
+            for date in ("2026-01-04", "2026-01-05"):
+                with pytest.raises(SystemExit):
+                    run.main([dag_id, "--date", date])
+    assert locked == [
+        *["97_05_02_blue_green_deployment"] * 2,
+        f"{STRUCTURE}-2026-01-04T00:00:00+00:00",
+        f"{STRUCTURE}-2026-01-05T00:00:00+00:00",
+    ]
+
+
 def test_the_same_run_twice_at_once_is_refused(tmp_path):
     with run._one_at_a_time(tmp_path, "a run"):
         second = run._one_at_a_time(tmp_path, "a run")
         with pytest.raises(SystemExit, match="a run is running already"):
             second.__enter__()
+        with run._one_at_a_time(tmp_path, "a run of another date"):
+            pass
     with run._one_at_a_time(tmp_path, "a run"):
         pass
 
@@ -155,6 +189,8 @@ def test_what_is_no_json_object_is_refused(text):
 def test_a_moment_has_one_name_however_it_is_written():
     written = ("2026-01-04", "2026-01-04T00:00:00+00:00", "2026-01-04T02:00:00+02:00")
     assert {run._date(text) for text in written} == {"2026-01-04T00:00:00+00:00"}
+    others = ("2026-01-04T00:00:01", "2026-01-04T00:00:00+02:00", "2026-01-05", "2026-02-04")
+    assert len({run._date(text) for text in (*written, *others)}) == 1 + len(others)
 
 
 @pytest.mark.parametrize("text", ["nonsense", "9999-12-31T23:59:59-23:59", "0001-01-01"])
@@ -180,3 +216,40 @@ def test_a_warehouse_that_is_no_database_is_named_with_the_cure(tmp_path):
     (tmp_path / "warehouse.db").write_bytes(bytes(range(256)) * 20)
     with pytest.raises(RuntimeError, match=r"warehouse\.db: .*Delete it, and it is made anew"):
         warehouse.create(tmp_path / "warehouse.db")
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "last"),
+    [
+        ("", 0, "Green."),
+        ("raise SystemExit(3)", 3, "Failed."),
+        ("import os; os.kill(os.getpid(), 9)", -9, "Failed. It was killed by signal 9."),
+    ],
+)
+def test_the_status_of_a_run_is_that_of_its_process(program, status, last, capsys):
+    assert run._follow([sys.executable, "-c", program], {}, verbose=False) == status
+    assert capsys.readouterr().out.splitlines()[-1] == last
+
+
+def test_make_run_fails_when_airflow_refuses_the_run(
+    tmp_path, mlflow_store, warehouse_file, landing_zone
+):
+    """The run's database has no tables, and everything else is prepared already."""
+    for name in ("mlflow", "warehouse.db", "landing"):
+        (tmp_path / name).symlink_to(HOME / name)
+    own = tmp_path / "run"
+    own.mkdir()
+    (own / f"migrated-{version('apache-airflow')}").touch()
+    files = [environment.PROJECT / "config" / "pools.json", *environment.DAGS.glob("*.py")]
+    known = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    (own / "known.json").write_text(json.dumps(known))
+    done = subprocess.run(
+        [sys.executable, "-m", "include.tools.run", STRUCTURE],
+        cwd=environment.PROJECT,
+        env=os.environ | {"CATALOGUE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Database migration required" in done.stdout, done.stdout + done.stderr
+    assert (done.stdout.splitlines()[-1], done.returncode) == ("Failed.", 1)

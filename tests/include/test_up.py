@@ -4,6 +4,7 @@ import os
 import socket
 import sqlite3
 import stat
+import sys
 import threading
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from include import loopback
+from include import loopback, processes
 from include.serving import admission
 from include.tools import environment, rest, services, up
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -115,6 +117,31 @@ def test_who_may_log_in_is_your_say_where_you_set_it(env, monkeypatch, name):
     assert rest.password(env) is None
     assert rest.link(env) == env["AIRFLOW__API__BASE_URL"]
     assert rest.knows_the_way_in(env) == (name == environment.ALL_ADMINS)
+
+
+def test_the_status_tells_who_has_ended_and_who_does_not_answer(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "services"
+    monkeypatch.setenv("CATALOGUE_HOME", str(tmp_path))
+    monkeypatch.setattr(up, "ANSWER_SECONDS", 0.2)
+    waits = [sys.executable, "-c", "import signal; signal.pause()"]
+    ends = [sys.executable, "-c", ""]
+    with answering(b"here") as address, socket.create_server(("127.0.0.1", 0)) as silent:
+        good, hung = int(address.rstrip("/").rpartition(":")[2]), silent.getsockname()[1]
+        started = [
+            processes.start(folder, "mlflow", waits, {}, good),
+            processes.start(folder, "gateway", waits, {}, hung),
+            processes.start(folder, "vertex", ends, {}, 1),
+            processes.start(folder, "scheduler", waits, {}),
+        ]
+        until(lambda: not started[2].alive(), "vertex to end")
+        up.status()
+    processes.stop(folder, started)
+    told = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert f"http://127.0.0.1:{good}" in told["mlflow"]
+    assert "does not answer" in told["gateway"]
+    assert "ended; `make up` starts it again" in told["vertex"]
+    assert "ended" not in told["scheduler"]
+    assert "as catalogue with the password of `make -s env | grep MLFLOW_PASSWORD`" in told["log"]
 
 
 def test_the_gateway_of_make_up_takes_models_of_mlflow_and_of_built_images(env, tmp_path):

@@ -70,6 +70,13 @@ def test_a_websocket_of_another_site_is_closed(answered):
     assert (closed["type"], reached) == ("websocket.close", [])
 
 
+def test_a_star_in_airflows_origins_stands_for_any_page(answered, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__API__ACCESS_CONTROL_ALLOW_ORIGINS", "https://*.friend.example")
+    assert answered(HOST, (b"origin", b"https://a.friend.example")) == ([], ["http"])
+    (start, _), _ = answered(HOST, (b"origin", b"https://friend.example.evil.example"))
+    assert start["status"] == 403
+
+
 def test_what_is_no_request_passes(monkeypatch):
     seen = []
 

@@ -48,18 +48,43 @@ def test_a_body_with_no_number_where_one_should_be_is_refused(answered, word):
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"conf": {"name": "NaN", "rate": 0.5}}', b'{"conf": ', b"\xff\xfe no text"]
+    "body",
+    [
+        b'{"conf": {"name": "NaN", "rate": 0.5}}',
+        b"",
+        '{"note": "\N{GRINNING FACE}"}'.encode(),
+        rb'{"note": "\ud83d\ude00"}',
+    ],
 )
 def test_all_other_bodies_reach_airflow_unchanged(answered, body):
     assert answered(body, KIND) == (None, body)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"conf": ', b"\xff\xfe no text", b'{"a": "\x01"}', b"[" + b"9" * 5000 + b"]"]
+)
+def test_a_body_that_is_no_json_is_refused(answered, body):
+    refusal, read = answered(body, KIND)
+    assert refusal[0] == 400
+    assert refusal[1].startswith("the body is no JSON: ")
+    assert read == b""
 
 
 def test_a_body_of_another_kind_is_not_read_as_json(answered):
     assert answered(b"rate=NaN and more", (b"content-type", b"text/plain"))[0] is None
 
 
-def test_a_deep_body_is_refused(answered):
-    assert answered(b"[" * 100_000, KIND)[0] == (400, "the body is nested too deeply")
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a": ' * 60 + b"1" + b"}" * 60])
+def test_a_deep_body_is_refused(answered, body):
+    assert answered(body, KIND)[0] == (400, "the body is nested too deeply")
+
+
+@pytest.mark.parametrize("body", [rb'{"note": "\ud800"}', rb'{"conf": {"\udfff": [1]}}'])
+def test_half_a_pair_of_surrogates_is_refused(answered, body):
+    assert answered(body, KIND)[0] == (
+        400,
+        "a text in the body holds half of a pair of surrogates",
+    )
 
 
 def test_a_body_without_end_is_not_kept(answered, monkeypatch):

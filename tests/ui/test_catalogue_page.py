@@ -362,7 +362,7 @@ def test_a_card_leads_to_the_dag_and_to_its_code(visit, link, address):
 def test_a_card_leads_to_its_mlflow_experiment(visit, no_experiments):
     from mlflow import MlflowClient
 
-    number = MlflowClient(no_experiments.address).create_experiment(TRACKED)
+    number = MlflowClient(no_experiments.with_login).create_experiment(TRACKED)
     page = visit()
     link = card(page, TRACKED).get_by_role("link", name="MLflow experiment")
     expect(link).to_have_attribute("href", f"{no_experiments.address}/#/experiments/{number}")
