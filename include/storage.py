@@ -10,6 +10,7 @@ connection in it (`s3://aws_default@bucket/prefix`). Without it, `artifacts/` un
 An object store is asked anew each time: what it listed before may have changed by now.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STORE_VARIABLE = "artifact_store"
+WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP)  # what a disk without hard links answers
 
 
 class DamagedArtifact(ValueError):
@@ -56,13 +58,21 @@ def keep(content: bytes, shelf: str, name: str) -> str:
 
     What a run writes for itself its next try writes over. What is kept stays: the same content
     again leaves the file untouched, and other content under its name is refused.
+
+    This also holds for two runs that keep at the same moment, where the store creates a file only
+    if there is none: disks with hard links, Amazon S3, Google Cloud Storage, Azure. On any other
+    store, also on a server that speaks S3 but ignores `If-None-Match`, the later run may replace
+    the content of the earlier one.
     """
     place = runs.here()
     target = store() / place.dag_id / shelf / name
     try:
         kept = target.fs.cat_file(target.path)
     except FileNotFoundError:
-        return write_to(target, content)
+        try:
+            return _write(target, content, only_new=True)
+        except FileExistsError:  # another run was faster
+            kept = target.fs.cat_file(target.path)
     if kept != content:
         raise DamagedArtifact(
             f"{target} is kept already, with other content. Either the file was changed, or "
@@ -82,18 +92,7 @@ def kept(shelf: str, name: str) -> str | None:
 
 def write_to(target: ObjectStoragePath, content: bytes) -> str:
     """Store at any place: readers see what was there before or all of this, never a part."""
-    if _on_disk(target):
-        _replace_file(Path(target.path), content, runs.here())
-        return _reference(target, content)
-    try:
-        target.fs.pipe_file(target.path, content)  # an upload is shown once it is complete
-    except (FileNotFoundError, PermissionError) as error:
-        raise type(error)(
-            f"{target} can't be written: {error}. The bucket must be there, and the connection "
-            f"{target.conn_id} allowed to write to it; the Airflow Variable {STORE_VARIABLE} "
-            "names both."
-        ) from None
-    return _reference(target, content)
+    return _write(target, content)
 
 
 def digest(reference: str) -> str:
@@ -103,19 +102,18 @@ def digest(reference: str) -> str:
 
 def read_bytes(reference: str) -> bytes:
     """Fetch what a reference points to, and refuse anything else."""
-    address, _, expected = reference.partition("#sha256=")
-    path = ObjectStoragePath(address)
+    path, expected = _path(reference), digest(reference)
     try:
         content: bytes = path.fs.cat_file(path.path)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{address} is gone. Artifacts may have been cleared since this run started: "
+            f"{path} is gone. Artifacts may have been cleared since this run started: "
             "clear the task that wrote it, and everything after it, to make it again."
         ) from None
     actual = hashlib.sha256(content).hexdigest()
     if actual != expected:
         raise DamagedArtifact(
-            f"{address} was changed after it was written: its SHA-256 is {actual[:12]}…, expected "
+            f"{path} was changed after it was written: its SHA-256 is {actual[:12]}…, expected "
             f"{expected[:12] or 'none'}…. Clear the task that wrote it to make it again."
         )
     return content
@@ -166,6 +164,8 @@ def names(folder: ObjectStoragePath) -> list[str]:
         found = folder.fs.ls(folder.path, detail=False)
     except FileNotFoundError:
         return []
+    finally:
+        folder.fs.invalidate_cache()  # S3's client finds no file that a listing lacks
     return sorted(name for name in (PurePosixPath(each).name for each in found) if name[0] != ".")
 
 
@@ -180,12 +180,11 @@ def local_path(reference: str) -> Path:
 
     From an object store it is copied below AIRFLOW_HOME, under the path that it has there.
     """
-    path = ObjectStoragePath(reference.partition("#sha256=")[0])
-    content = read_bytes(reference)
+    path, content = _path(reference), read_bytes(reference)
     if _on_disk(path):
         return Path(path.path)
     copy = _home() / "copies" / path.protocol / path.path
-    _replace_file(copy, content, runs.here())
+    _write_file(copy, content)
     return copy
 
 
@@ -197,19 +196,59 @@ def _on_disk(path: ObjectStoragePath) -> bool:
     return path.protocol in ("", "file", "local")
 
 
+def _path(reference: str) -> ObjectStoragePath:
+    return ObjectStoragePath(reference.partition("#sha256=")[0])
+
+
 def _reference(target: ObjectStoragePath, content: bytes) -> str:
     return f"{target}#sha256={hashlib.sha256(content).hexdigest()}"
 
 
-def _replace_file(target: Path, content: bytes, place: runs.Place) -> None:
+def _write(target: ObjectStoragePath, content: bytes, only_new: bool = False) -> str:
+    """Write a whole file; raise FileExistsError if it must be new and there is one."""
+    if _on_disk(target):
+        _write_file(Path(target.path), content, only_new)
+        return _reference(target, content)
+    mode = "create" if only_new else "overwrite"
+    try:
+        target.fs.pipe_file(target.path, content, mode=mode)  # shown once it is complete
+    except (FileNotFoundError, PermissionError) as error:
+        raise type(error)(
+            f"{target} can't be written: {error}. The bucket must be there, and the connection "
+            f"{target.conn_id} allowed to write to it; the Airflow Variable {STORE_VARIABLE} "
+            "names both."
+        ) from None
+    return _reference(target, content)
+
+
+def _write_file(target: Path, content: bytes, only_new: bool = False) -> None:
     """Write beside the target and rename: a reader sees the old file or the new one, never half."""
+    place = runs.here()
     target.parent.mkdir(parents=True, exist_ok=True)
     writer = runs.digest(f"{place.key}/{place.task_id}/{place.map_index}".encode())
     part = target.with_name(f".{target.name}.{writer}.{place.try_number}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(target)
-    for stale in target.parent.glob(f".{target.name}.{writer}.*.part"):
-        stale.unlink(missing_ok=True)
+    part.unlink(missing_ok=True)  # it may be a link to a file that was kept
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if only_new:
+            _link(part, target)
+        else:
+            part.replace(target)
+    finally:
+        for each in target.parent.glob(f".{target.name}.{writer}.*.part"):
+            each.unlink(missing_ok=True)
+
+
+def _link(part: Path, target: Path) -> None:
+    """Give a file its name, unless another file has it."""
+    try:
+        target.hardlink_to(part)
+    except OSError as error:
+        if error.errno not in WITHOUT_LINKS:
+            raise
+        if target.exists():
+            raise FileExistsError from None
+        part.replace(target)

@@ -19,7 +19,7 @@ DAG = "97_01_05_model_artifacts"
 STORE = "AIRFLOW_VAR_ARTIFACT_STORE"
 STRICT = {"keep_newest": 1, "keep_days": 1}
 PROJECT = Path(__file__).parents[2]
-KINDS = (model_store.BLOBS, model_store.VERSIONS, model_store.CLAIMS, model_store.ASIDE)
+KINDS = (model_store.BLOBS, model_store.VERSIONS, model_store.CLAIMS, model_store.SWEEPS)
 
 
 def forget(registry):
@@ -337,25 +337,6 @@ def test_bytes_that_a_run_still_needs_stay_and_forgotten_ones_go(models, run_dag
     assert storage.read_bytes(needed)
     assert not forgotten.exists()
     assert len(kept(models)["blobs"]) == 2
-
-
-def test_bytes_that_are_wanted_while_they_are_swept_come_back(models, monkeypatch):
-    place = runs.Place(DAG, "20260301T000000", "clean.clean_up", -1, 1, "")
-    monkeypatch.setattr(runs, "here", lambda: place)
-    file = models / "blobs" / f"{sha256(b'a model').hexdigest()}.skops"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"a model")
-    write = storage.write_to
-
-    def meanwhile(target, content):
-        if target.parent.name == model_store.ASIDE:
-            model_store.put(b"a model")
-        return write(target, content)
-
-    monkeypatch.setattr(storage, "write_to", meanwhile)
-    model_store.sweep()
-    assert kept(models) | {"claims": []} == {"blobs": [file.name], "claims": [], "aside": []}
-    assert file.read_bytes() == b"a model"
 
 
 @pytest.mark.parametrize(
