@@ -55,9 +55,7 @@ def _sentence(result: Any, frame: "pd.DataFrame", row_id: str) -> str:
     if column is not None and column not in frame:
         return f"{column}: there is no such column; there are {', '.join(frame)}"
     terms = {
-        name: value
-        for name, value in wanted.kwargs.items()
-        if name not in ("column", "batch_id") and value is not None
+        name: value for name, value in wanted.kwargs.items() if name not in ("column", "batch_id")
     }
     subject = f"{column or 'the table'}: {wanted.type}"
     if terms:
@@ -66,14 +64,14 @@ def _sentence(result: Any, frame: "pd.DataFrame", row_id: str) -> str:
         return f"{subject} could not be checked: {'; '.join(reasons)}"
     rows = result.result.get("unexpected_index_list")
     if not rows:
-        return f"{subject}, found {result.result.get('observed_value')}"
+        found = result.result.get("observed_value")
+        return f"{subject}, found {'no value to look at' if found is None else found}"
     ids = frame.loc[rows[:NAMED_ROWS], row_id].tolist() if row_id in frame else rows[:NAMED_ROWS]
     more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
     return f"{subject} fails for {row_id} {', '.join(map(str, ids))}{more}"
 
 
 def _exceptions(told: dict[str, Any]) -> list[str]:
-    """What went wrong, once each: Great Expectations tells it for each metric that it needed."""
+    """What went wrong, once each: Great Expectations tells it for each metric, in any order."""
     each = [told] if "exception_message" in told else list(told.values())
-    messages = [str(one["exception_message"]) for one in each if one["exception_message"]]
-    return list(dict.fromkeys(messages))
+    return sorted({str(one["exception_message"]) for one in each if one["exception_message"]})

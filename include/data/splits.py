@@ -65,7 +65,7 @@ def by_group(rows: "pd.DataFrame", group: str, share: float, seed: int) -> "Part
     from sklearn.model_selection import GroupShuffleSplit
 
     _refuse_gaps(rows, group)
-    drawing = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+    drawing = GroupShuffleSplit(test_size=share, random_state=seed)
     train, validation = next(drawing.split(rows, groups=rows[group]))
     return rows.iloc[train], rows.iloc[validation]
 

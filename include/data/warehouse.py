@@ -32,7 +32,6 @@ def create(path: Path) -> bool:
                 older.backup(database)
         for name in sorted(missing):
             TABLES[name]().to_sql(name, database, index=False)
-        database.commit()
     part.replace(path)
     return True
 

@@ -14,13 +14,13 @@ def judged(
     """Labels and scores as arrays; refuse rows of which one is missing, and no rows at all."""
     import numpy as np
 
-    pair = np.asarray(labels, dtype=float), np.asarray(scores, dtype=float)
-    for name, values in zip(("label", "score"), pair, strict=True):
+    labels, scores = np.asarray(labels, dtype=float), np.asarray(scores, dtype=float)
+    for name, values in (("label", labels), ("score", scores)):
         if missing := int(np.isnan(values).sum()):
             raise ValueError(f"{missing} of {len(values)} rows have no {name}: leave them out")
-    if not len(pair[0]):
+    if not len(labels):
         raise ValueError("there are no rows to judge by")
-    return pair
+    return labels, scores
 
 
 def report(labels: "ArrayLike", scores: "ArrayLike", threshold: float = 0.5) -> dict[str, float]:
@@ -49,12 +49,9 @@ def cheapest(labels: "ArrayLike", scores: "ArrayLike", miss_costs: float) -> flo
     labels, scores = judged(labels, scores)
     nobody = np.nextafter(scores.max(), np.inf)
     thresholds = np.append(np.unique(scores), nobody)
-    rising = np.sort(scores[labels == 1])
-    misses = np.searchsorted(rising, thresholds, side="left")
-    alarms = (labels == 0).sum() - np.searchsorted(
-        np.sort(scores[labels == 0]), thresholds, side="left"
-    )
-    return float(thresholds[np.argmin(miss_costs * misses + alarms)])
+    misses = np.searchsorted(np.sort(scores[labels == 1]), thresholds)
+    spared = np.searchsorted(np.sort(scores[labels == 0]), thresholds)  # of all false alarms
+    return float(thresholds[np.argmin(miss_costs * misses - spared)])
 
 
 def cost(labels: "ArrayLike", decided: "ArrayLike", miss_costs: float) -> float:
@@ -70,7 +67,7 @@ def calibration(labels: "ArrayLike", scores: "ArrayLike", groups: int = 10) -> "
 
     labels, scores = judged(labels, scores)
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, groups + 1)))
-    group = np.searchsorted(edges[1:-1], scores, side="left")
+    group = np.searchsorted(edges[1:-1], scores)
     frame = pd.DataFrame({"said": scores, "true": labels})
     table = frame.groupby(group).agg(
         rows=("said", "size"), said=("said", "mean"), true=("true", "mean")

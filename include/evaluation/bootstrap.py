@@ -60,7 +60,7 @@ def measures(
 ) -> dict[str, "NDArray[np.float64]"]:
     """The measures of `binary.report` for every row of weights."""
     labels, scores = binary.judged(labels, scores)
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores)
     falling, left = scores[order], labels[order]
     starts = np.flatnonzero(np.r_[True, np.diff(falling) != 0])  # equal scores are one step
     hits = np.add.reduceat(weights[:, order] * left, starts, axis=1)
@@ -70,8 +70,8 @@ def measures(
 
     below = negatives[:, None] - all_alarms + alarms / 2
     at_cut = int((falling[starts] >= threshold).sum())
-    found = all_hits[:, at_cut - 1] if at_cut else np.zeros_like(positives)
-    called = found + (all_alarms[:, at_cut - 1] if at_cut else 0)
+    found = hits[:, :at_cut].sum(axis=1)
+    called = found + alarms[:, :at_cut].sum(axis=1)
     return {
         "roc_auc": (hits * below).sum(axis=1) / (positives * negatives),
         "average_precision": (hits * _share(all_hits, all_hits + all_alarms)).sum(axis=1)

@@ -4,6 +4,7 @@ Each test asks whether it is worse by more than is tolerated. A test for any dif
 a harmless one too, once there are requests enough.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ class Seen:
         """Pick one version's answers out of a gateway's log; a request asked twice counts once."""
         asked = {line["request_id"]: line for line in requests}
         lines = [line for line in asked.values() if line["version"] == version]
-        good = [line for line in lines if line["status"] == 200]
+        good = [line for line in lines if line["status"] == 200 and _is_score(line)]
         return cls(
             failed=len(lines) - len(good),
             seconds=[line["seconds"] for line in good],
@@ -43,6 +44,11 @@ class Seen:
     def requests(self) -> int:
         """How many asked it."""
         return self.failed + len(self.seconds)
+
+
+def _is_score(line: Mapping[str, Any]) -> bool:
+    """Whether an answer holds a number; NaN would hide every difference of scores."""
+    return math.isfinite(line["answer"]["scores"][0])
 
 
 def evidence(stable: Seen, canary: Seen, side_by_side: bool = True) -> dict[str, float]:
@@ -58,8 +64,8 @@ def evidence(stable: Seen, canary: Seen, side_by_side: bool = True) -> dict[str,
         return found
     distance = stats.ks_2samp(canary.scores, stable.scores).statistic
     pairs = len(canary.scores) * len(stable.scores) / (len(canary.scores) + len(stable.scores))
-    beyond = pairs**0.5 * max(0.0, distance - APART)
-    found["scores"] = float(stats.kstwobign.sf(beyond))
+    beyond = pairs**0.5 * (distance - APART)
+    found["scores"] = float(stats.kstwobign.sf(beyond))  # 1 where it is less than APART
     if side_by_side:
         tolerated = [SLOWER * seconds for seconds in stable.seconds]
         slower = stats.mannwhitneyu(canary.seconds, tolerated, alternative="greater")

@@ -28,9 +28,10 @@ def auc_gain(labels: "ArrayLike", scores: "ArrayLike", others: "ArrayLike") -> G
     """By how much AUC do `scores` rank better than `others`? The test of DeLong."""
     from scipy.stats import norm
 
-    labels = np.asarray(labels)
+    _, others = binary.judged(labels, others)
+    labels, scores = binary.judged(labels, scores)
     (of_positive, of_negative), (others_positive, others_negative) = (
-        _placements(labels, np.asarray(each)) for each in (scores, others)
+        _placements(labels, each) for each in (scores, others)
     )
     by_positive, by_negative = of_positive - others_positive, of_negative - others_negative
     gain = float(by_positive.mean())
@@ -52,7 +53,7 @@ def decisions_p(labels: "ArrayLike", decided: "ArrayLike", others: "ArrayLike") 
     right = np.asarray(decided) == np.asarray(labels)
     others_right = np.asarray(others) == np.asarray(labels)
     alone, others_alone = int((right & ~others_right).sum()), int((~right & others_right).sum())
-    if alone + others_alone == 0:
+    if alone == others_alone:  # none perhaps, of which SciPy takes no test
         return 1.0
     return float(binomtest(alone, alone + others_alone).pvalue)
 
@@ -90,13 +91,13 @@ def mean_of_folds(scores: Sequence[float], judged_per_learned: float) -> tuple[f
 
 
 def _placements(
-    labels: "NDArray[np.int64]", scores: "NDArray[np.float64]"
+    labels: "NDArray[np.float64]", scores: "NDArray[np.float64]"
 ) -> tuple["NDArray[np.float64]", "NDArray[np.float64]"]:
-    """For each positive the share of negatives below it, for each negative of positives above."""
+    """For each positive the share of negatives below it, for each negative that of positives."""
     from scipy.stats import rankdata
 
     positive, negative = scores[labels == 1], scores[labels == 0]
     ranks = rankdata(np.r_[positive, negative])
-    below = (ranks[: len(positive)] - rankdata(positive)) / len(negative)
-    above = 1 - (ranks[len(positive) :] - rankdata(negative)) / len(positive)
-    return below, above
+    of_positive = (ranks[: len(positive)] - rankdata(positive)) / len(negative)
+    of_negative = (ranks[len(positive) :] - rankdata(negative)) / len(positive)
+    return of_positive, of_negative

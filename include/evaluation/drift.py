@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 BINS = 10
+FEW = 10_000
+"""Up to so many pairs of rows the p-value of Kolmogorov and Smirnov is exact."""
 
 
 def columns(
@@ -30,24 +32,26 @@ def columns(
     Numbers by Kolmogorov and Smirnov, with the distance of Wasserstein in standard deviations of
     the reference; categories by chi-squared; both with the population stability index (PSI).
 
-    Only numbers that are there are compared. Where some are missing, their share is tested in a row
-    named "… is missing". A missing category counts as one more category.
+    Only finite numbers are compared. Where some are missing or infinite, their share is tested in a
+    row named "… is missing". A missing category counts as one more category.
     """
     import pandas as pd
     from scipy import stats
 
     _refuse_empty(reference=reference, window=window)
+    if not (numeric or categorical):
+        raise ValueError("no column is named: nothing can be compared")
     rows = {}
     for name in numeric:
         every = [each[name].to_numpy(float, na_value=np.nan) for each in (reference, window)]
-        gaps = np.array([[np.isnan(each).sum(), (~np.isnan(each)).sum()] for each in every])
-        before, now = (each[~np.isnan(each)] for each in every)
-        if gaps[:, 0].any():
-            rows[f"{name} is missing"] = _categories(gaps)
+        before, now = (each[np.isfinite(each)] for each in every)
+        missing = len(reference) - len(before), len(window) - len(now)
+        if any(missing):
+            rows[f"{name} is missing"] = _categories(np.array([missing, (len(before), len(now))]).T)
         if len(before) and len(now):
             rows[name] = {
                 "test": "Kolmogorov-Smirnov",
-                "p": stats.ks_2samp(before, now, method="asymp").pvalue,
+                "p": _apart(before, now),
                 "psi": psi(*_binned(before, now)),
                 "wasserstein": stats.wasserstein_distance(before, now) / (before.std() or 1.0),
             }
@@ -68,22 +72,39 @@ def errors(
     `missed` is label minus score. As long as the inputs mean what they meant, the product of an
     input and the error has the mean that it had, whatever inputs come; so unlike the loss or the
     AUC it stays quiet where only the customers have changed. Compared by Welch's test; the inputs
-    are to be of one scale. Rows whose label is not known yet (a missed of NaN) do not count.
+    are to be of one scale. Rows whose label is not known yet (a missed of NaN) do not count, nor
+    do inputs that are missing or infinite. Fewer than two values are no evidence: their p is 1.
     """
     import pandas as pd
-    from scipy import stats
 
     _refuse_empty(reference=inputs, window=later_inputs)
-    before, now = (
-        each.mul(np.asarray(wrong), axis=0).assign(overall=np.asarray(wrong))
-        for each, wrong in ((inputs, missed), (later_inputs, later_missed))
-    )
-    found = stats.ttest_ind(now, before, equal_var=False, nan_policy="omit")
-    table = pd.DataFrame(
-        {"p": np.nan_to_num(found.pvalue, nan=1.0), "change": now.mean() - before.mean()},
-        index=pd.Index(before.columns, name="input"),
-    )
-    return _adjusted(table)
+    before = _products("reference", inputs, missed)
+    now = _products("window", later_inputs, later_missed)
+    p = {name: _welch(before[name].dropna(), now[name].dropna()) for name in before}
+    table = pd.DataFrame({"p": p, "change": now.mean() - before.mean()}).rename_axis("input")
+    return _adjusted(table.loc[list(before)])
+
+
+def _welch(before: "pd.Series[float]", now: "pd.Series[float]") -> float:
+    """The p-value of Welch's test, also where a side has one value or only equal ones."""
+    from scipy import stats
+
+    if min(len(before), len(now)) < 2:
+        return 1.0
+    if before.nunique() == now.nunique() == 1:
+        return float(before.iloc[0] == now.iloc[0])
+    return float(stats.ttest_ind(now, before, equal_var=False).pvalue)
+
+
+def _products(name: str, inputs: "pd.DataFrame", missed: "ArrayLike") -> "pd.DataFrame":
+    """Each input times the error, and the error itself; NaN where it is not known."""
+    wrong = np.asarray(missed, dtype=float)
+    known = np.isfinite(wrong)
+    if not known.any():
+        raise ValueError(f"the {name} has no row with a known label: nothing can be compared")
+    wrong = np.where(known, wrong, np.nan)
+    there = inputs.where(np.isfinite(inputs.to_numpy(float, na_value=np.nan)))
+    return there.mul(wrong, axis=0).assign(overall=wrong)
 
 
 def _refuse_empty(**frames: "pd.DataFrame") -> None:
@@ -92,15 +113,27 @@ def _refuse_empty(**frames: "pd.DataFrame") -> None:
             raise ValueError(f"the {name} has no rows: nothing can be compared")
 
 
+def _apart(before: "NDArray[np.float64]", now: "NDArray[np.float64]") -> float:
+    """The p-value of Kolmogorov and Smirnov; single rows tell nothing about a distribution.
+
+    For few rows it is exact. The formula for many would call a difference of two rows certain.
+    """
+    from scipy import stats
+
+    if min(len(before), len(now)) < 2:
+        return 1.0
+    method = "exact" if len(before) * len(now) <= FEW else "asymp"
+    return float(stats.ks_2samp(before, now, method=method).pvalue)
+
+
 def _categories(counted: "NDArray[np.int64]") -> dict[str, Any]:
     """Compare the counts of some categories before with those of now."""
     from scipy import stats
 
     counted = counted[:, counted.any(axis=0)]
-    several = counted.shape[1] > 1  # of one value there is nothing to tell apart
     return {
         "test": "chi-squared",
-        "p": stats.chi2_contingency(counted, correction=False).pvalue if several else 1.0,
+        "p": stats.chi2_contingency(counted, correction=False).pvalue,
         "psi": psi(*counted),
         "wasserstein": float("nan"),
     }
@@ -138,8 +171,7 @@ def _binned(
     """Count in bins that hold a tenth of the reference each, as far as equal values allow it."""
     cuts = np.unique(np.quantile(before, np.linspace(0, 1, BINS + 1)[1:-1]))
     was, is_ = (
-        np.bincount(np.searchsorted(cuts, each, side="left"), minlength=len(cuts) + 1)
-        for each in (before, now)
+        np.bincount(np.searchsorted(cuts, each), minlength=len(cuts) + 1) for each in (before, now)
     )
     return was, is_
 

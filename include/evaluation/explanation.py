@@ -35,6 +35,7 @@ def moved(model: "Pipeline", background: "pd.DataFrame", rows: "pd.DataFrame") -
     The model is the churn features with a linear classifier on them. The columns that a category
     was spread over are added up, so that the answer is about the table that the reader knows.
     """
+    import numpy as np
     import pandas as pd
 
     from include.features.churn import CATEGORICAL, NUMERIC
@@ -49,9 +50,7 @@ def moved(model: "Pipeline", background: "pd.DataFrame", rows: "pd.DataFrame") -
     explained = shap.LinearExplainer(classifier, masker)(asked)
 
     spread = features[0].named_transformers_["spread"].categories_
-    origin = NUMERIC + [
-        name for name, values in zip(CATEGORICAL, spread, strict=True) for _ in values
-    ]
+    origin = NUMERIC + np.repeat(CATEGORICAL, [len(values) for values in spread]).tolist()
     by_feature = pd.DataFrame(explained.values, columns=origin, index=rows.index)
     by_column = by_feature.T.groupby(level=0, sort=False).sum().T
     return by_column.assign(base=explained.base_values)

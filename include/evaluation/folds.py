@@ -24,7 +24,7 @@ def cross_validated(
     scores, measured = pd.DataFrame({label: labels}), []
     for repeat in range(repeats):
         drawn = StratifiedKFold(folds, shuffle=True, random_state=seed + repeat)
-        of_repeat = pd.Series(0.0, index=rows.index)
+        of_repeat = pd.Series(index=rows.index)
         for fold, (learned, judged) in enumerate(drawn.split(rows, labels)):
             fitted = clone(recipe).fit(rows.iloc[learned], labels.iloc[learned])
             given = fitted.predict_proba(rows.iloc[judged])[:, 1]

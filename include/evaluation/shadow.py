@@ -16,8 +16,8 @@ def joined(lines: Iterable[Mapping[str, Any]]) -> "pd.DataFrame":
 
     sides: dict[str, list[dict[str, Any]]] = {"live": [], "shadow": []}
     for line in lines:
-        answer = line["answer"] or {"predictions": None, "scores": None}
-        row = {"request_id": line["request_id"], "status": line["status"], **answer}
+        row = {"request_id": line["request_id"], "status": line["status"]}
+        row |= line["answer"] or {}
         sides[line["role"]].append(row | {"ms": 1000 * line["seconds"]})
     live, shadow = (
         pd
@@ -51,10 +51,10 @@ def measured(log: "pd.DataFrame") -> dict[str, float]:
         "agreement": (both.shadow_predictions == both.live_predictions).mean(),
         "mean_difference": difference.mean(),
         "largest_difference": difference.max(),
-        "p50_ms": copied.shadow_ms.quantile(0.5),
+        "p50_ms": copied.shadow_ms.median(),
         "p99_ms": copied.shadow_ms.quantile(0.99),
         "live_errors": (log.live_status != 200).mean(),
-        "live_p50_ms": log.live_ms.quantile(0.5),
+        "live_p50_ms": log.live_ms.median(),
         "live_p99_ms": log.live_ms.quantile(0.99),
     })
     return {name: round(float(value), 6) for name, value in measures.dropna().items()}

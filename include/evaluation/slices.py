@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from include.evaluation import binary
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,6 +24,7 @@ def auc_by(part: "pd.Series[str]", labels: "ArrayLike", scores: "ArrayLike") -> 
     import pandas as pd
     from sklearn.metrics import roc_auc_score
 
+    labels, scores = binary.judged(labels, scores)
     frame = pd.DataFrame({"part": named(part).to_numpy(), "label": labels, "score": scores})
     return {
         str(name): float(roc_auc_score(rows["label"], rows["score"]))

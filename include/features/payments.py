@@ -50,9 +50,9 @@ def as_of(payments: "pd.DataFrame", disputes: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
 
     accounts = Accounts()
-    known = deque(disputes.itertuples(index=False))
+    known = deque(disputes.itertuples())
     rows = []
-    for payment in payments.itertuples(index=False):
+    for payment in payments.itertuples():
         while known and known[0].known_at <= payment.at:
             accounts.dispute(known.popleft().account)
         rows.append(accounts.features(payment.account, payment.at, payment.amount))

@@ -53,7 +53,7 @@ def _in_order(facts: "pd.DataFrame", entity: str) -> "pd.DataFrame":
         _refuse_timeless(facts, time, entity)
     _refuse_nobodys(facts, entity)
     known_at = facts[["event_at", "known_at"]].max(axis=1)
-    return facts.assign(known_at=known_at).sort_values(["known_at", "event_at"], kind="stable")
+    return facts.assign(known_at=known_at).sort_values(["known_at", "event_at"])
 
 
 def _refuse_timeless(rows: "pd.DataFrame", time: str, entity: str) -> None:

@@ -2,7 +2,7 @@
 
 That callers land on the sides by their weights, and that changed weights move only those who must
 move, is in tests/serving/test_routing.py; how often the rule errs, in
-tests/include/test_experiments.py.
+tests/include/test_experiments_rates.py.
 """
 
 import pytest

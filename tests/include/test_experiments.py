@@ -1,56 +1,20 @@
-"""Experiments on two shares: against tables, against SciPy, and by trying them a thousand times."""
+"""Experiments on two shares: by hand, against tables and against SciPy."""
+
+from dataclasses import FrozenInstanceError
+from functools import cache
 
 import numpy as np
 import pytest
-from scipy.stats import binom, chi2_contingency, norm
+from scipy.stats import chi2_contingency, multivariate_normal, norm
 
 from include.evaluation import experiments
 
 ALPHA, POWER = 0.05, 0.8
-TRIED = 1000
 
 
+@cache
 def planned(looks=1, share=0.5, baseline=0.6, lift=0.1):
     return experiments.plan(baseline, lift, ALPHA, POWER, looks, share)
-
-
-def decided(plan, share, baseline, lift, rng):
-    """Run one experiment as planned: who has won, if anybody."""
-    new = rng.random(plan.total) < share
-    hits = rng.random(plan.total) < np.where(new, baseline + lift, baseline)
-    for look, bound in enumerate(plan.bounds, start=1):
-        asked, good = new[: plan.asked_by(look)], hits[: plan.asked_by(look)]
-        counted = (good[~asked].sum(), (~asked).sum(), good[asked].sum(), asked.sum())
-        score = experiments.compare(*counted, bound).score
-        if abs(score) >= bound:
-            return "new" if score > 0 else "old"
-    return None
-
-
-DESIGNS = [(1, 0.5), (4, 0.5), (4, 0.2)]
-
-
-@pytest.mark.parametrize(("looks", "share"), DESIGNS)
-def test_of_a_thousand_experiments_without_a_difference_no_more_than_alpha_find_one(looks, share):
-    rng, plan = np.random.default_rng(97), planned(looks, share)
-    wrong = sum(decided(plan, share, 0.6, 0.0, rng) is not None for _ in range(TRIED))
-    assert wrong <= binom.ppf(0.999, TRIED, ALPHA)
-    assert wrong >= binom.ppf(0.001, TRIED, ALPHA)  # nor are chances given away
-
-
-@pytest.mark.parametrize(("looks", "share"), DESIGNS)
-def test_of_a_thousand_experiments_with_the_planned_lift_enough_find_it(looks, share):
-    rng, plan = np.random.default_rng(97), planned(looks, share)
-    found = sum(decided(plan, share, 0.6, 0.1, rng) == "new" for _ in range(TRIED))
-    assert found >= binom.ppf(0.001, TRIED, POWER)
-
-
-def test_looking_five_times_at_the_single_looks_bound_finds_what_is_not_there():
-    """What the bounds are for: the same traffic, judged by 1.96 each time."""
-    rng, single = np.random.default_rng(97), planned(1)
-    careless = experiments.Plan(single.total, single.bounds * 5)
-    wrong = sum(decided(careless, 0.5, 0.6, 0.0, rng) is not None for _ in range(TRIED))
-    assert wrong > 2 * ALPHA * TRIED
 
 
 @pytest.mark.parametrize(
@@ -62,16 +26,47 @@ def test_the_bounds_are_those_of_obrien_and_flemings_table(looks, last):
 
 
 def test_with_one_look_it_is_the_formula_of_the_textbooks():
-    needed = (norm.isf(ALPHA / 2) + norm.isf(1 - POWER)) ** 2 * 4 * 0.65 * 0.35 / 0.1**2
-    assert planned().total == pytest.approx(needed, abs=2)
-    assert planned(5).total < 1.04 * planned().total
-    assert planned(share=0.2).total > 1.5 * planned().total
+    needed = (norm.isf(ALPHA / 2) + norm.isf(1 - POWER)) ** 2 * 0.65 * 0.35 / 0.1**2
+    assert planned().total == np.ceil(needed * 4)  # 1 / 0.5 + 1 / 0.5
+    assert planned(share=0.2).total == np.ceil(needed * 6.25)  # 1 / 0.2 + 1 / 0.8
+    assert planned(share=0.8).total == planned(share=0.2).total
+    small = needed * 4 * 0.105 * 0.895 / (0.65 * 0.35) * 0.1**2 / 0.01**2
+    assert planned(baseline=0.1, lift=0.01).total == np.ceil(small)
 
 
-def test_the_last_look_is_at_everybody():
-    plan = planned(4)
-    assert [plan.asked_by(look) for look in (1, 2, 3, 4)][-1] == plan.total
-    assert plan.asked_by(1) == pytest.approx(plan.total / 4, abs=1)
+@pytest.mark.parametrize(("looks", "dearer"), [(2, 1.008), (3, 1.017), (4, 1.024), (5, 1.028)])
+def test_to_look_more_often_costs_what_the_table_says(looks, dearer):
+    assert planned(looks).total / planned().total == pytest.approx(dearer, abs=0.002)
+
+
+def test_a_looser_level_and_less_power_need_fewer():
+    loose = experiments.plan(0.6, 0.1, alpha=0.5, power=0.55, looks=1, new_share=0.5)
+    assert loose.bounds == pytest.approx([norm.isf(0.25)])
+    strict = experiments.plan(0.6, 0.1, alpha=1e-6, power=0.99, looks=1, new_share=0.5)
+    assert strict.bounds == pytest.approx([norm.isf(0.5e-6)])
+    needed = (norm.isf(0.5e-6) + norm.isf(0.01)) ** 2 * 4 * 0.65 * 0.35 / 0.1**2
+    assert strict.total == np.ceil(needed)
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.4, -0.4])
+def test_the_chance_to_stay_between_the_walls_by_the_normal_distribution(drift):
+    once = norm.cdf(1.5 - drift) - norm.cdf(-1.5 - drift)
+    assert experiments.stays_within(1.5, 1, drift) == pytest.approx(once)
+    places = multivariate_normal([drift, 2 * drift], [[1, 1], [1, 2]])
+    twice = places.cdf([1.5, 1.5], lower_limit=[-1.5, -1.5])
+    assert experiments.stays_within(1.5, 2, drift) == pytest.approx(twice, abs=1e-5)
+
+
+def test_looks_are_at_equal_shares_rounded_up_and_the_last_is_at_everybody():
+    plan = experiments.Plan(10, [3.0, 2.0, 1.0])
+    assert [plan.asked_by(look) for look in (1, 2, 3)] == [4, 7, 10]
+
+
+def test_neither_a_plan_nor_a_comparison_can_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        experiments.Plan(10, [2.0]).total = 5
+    with pytest.raises(FrozenInstanceError):
+        experiments.compare(5, 10, 6, 10, 1.96).score = 9
 
 
 def test_the_score_is_that_of_scipys_test_without_correction():
@@ -81,6 +76,21 @@ def test_the_score_is_that_of_scipys_test_without_correction():
     assert compared.difference == pytest.approx(40 / 341)
     assert compared.low == pytest.approx(0.0460, abs=1e-4)
     assert compared.high == pytest.approx(0.1886, abs=1e-4)
+
+
+def test_a_bound_twice_as_high_makes_the_interval_twice_as_wide():
+    once, twice = (experiments.compare(200, 341, 240, 341, bound) for bound in (1.96, 3.92))
+    assert twice.high - twice.low == pytest.approx(2 * (once.high - once.low))
+    assert twice.score == once.score
+
+
+def test_a_new_share_that_is_lower_has_a_score_and_a_difference_below_zero():
+    up, down = (
+        experiments.compare(200, 341, 240, 341, 2),
+        experiments.compare(240, 341, 200, 341, 2),
+    )
+    assert (down.score, down.difference) == pytest.approx((-up.score, -up.difference))
+    assert (down.low, down.high) == pytest.approx((-up.high, -up.low))
 
 
 def test_who_all_answer_alike_do_not_differ():
@@ -95,19 +105,46 @@ def test_a_split_is_suspicious_when_answers_are_missing_and_not_by_chance():
     )
     lost = {"1": 800, "2": 134}
     assert experiments.split_as_planned(lost, weights) < experiments.SUSPICIOUS
-    assert experiments.split_as_planned({"1": 800}, weights) < experiments.SUSPICIOUS
+    assert experiments.split_as_planned({"1": 800}, weights) < experiments.SUSPICIOUS == 0.001
 
 
-def test_what_makes_no_sense_is_refused_in_words():
-    with pytest.raises(ValueError, match=r"0\.950 can't be lifted by 0\.1"):
-        planned(baseline=0.95)
-    with pytest.raises(ValueError, match="one side has no answers: 10 here, 0 there"):
-        experiments.compare(5, 10, 0, 0, 1.96)
+def test_the_chance_of_a_split_by_hand():
+    # 800 and 200 are expected: chi-squared is 15²/800 + 15²/200, with one degree of freedom.
+    found = experiments.split_as_planned({"2": 185, "1": 815}, {"1": 80.0, "2": 20.0})
+    assert found == pytest.approx(2 * norm.sf(np.sqrt(15**2 / 800 + 15**2 / 200)))
+    # A side that nobody was given to is missing from the counts: 2 of 4 are expected on each.
+    assert experiments.split_as_planned({"1": 4}, {"1": 1, "2": 1}) == pytest.approx(
+        2 * norm.sf(np.sqrt(2**2 / 2 + 2**2 / 2))
+    )
+
+
+@pytest.mark.parametrize(
+    ("baseline", "lift", "told"),
+    [
+        (0.95, 0.1, "0.950 can't be lifted by 0.1"),
+        (0.5, 0.5, "0.500 can't be lifted by 0.5"),
+        (0.0, 0.1, "0.000 can't be lifted by 0.1"),
+        (0.5, 0.0, "0.500 can't be lifted by 0"),
+        (0.5, -0.1, "0.500 can't be lifted by -0.1"),
+    ],
+)
+def test_a_share_that_can_not_be_lifted_so_is_refused(baseline, lift, told):
+    with pytest.raises(ValueError, match="lifted") as refused:
+        planned(baseline=baseline, lift=lift)
+    assert str(refused.value) == f"a share of {told}: both must be between 0 and 1"
+
+
+@pytest.mark.parametrize(
+    ("counted", "told"), [((5, 10, 0, 0), "10 here, 0 there"), ((0, 0, 5, 10), "0 here, 10 there")]
+)
+def test_a_side_without_answers_is_refused(counted, told):
+    with pytest.raises(ValueError, match=rf"^one side has no answers: {told}$"):
+        experiments.compare(*counted, 1.96)
 
 
 def test_each_caller_is_counted_once_on_the_side_that_answered_first():
     def line(caller, version, said, status=200):
-        answer = {"predictions": [said]} if status == 200 else None
+        answer = {"predictions": [said, 1 - said]} if status == 200 else None
         return {"key": caller, "version": version, "status": status, "answer": answer}
 
     lines = [

@@ -28,6 +28,19 @@ def test_each_request_is_one_row_and_a_missing_copy_a_gap():
     assert log.shadow_status.tolist()[:3] == [200, 200, 500]
     assert log.shadow_status.isna().tolist() == [False, False, False, True]
     assert log.loc["turned", "shadow_scores"] == [0.4]
+    assert log.loc["turned", "shadow_predictions"] == [0]
+    assert log[["shadow_predictions", "shadow_scores"]].isna().all(axis=1).tolist() == [
+        *[False, False, True, True]
+    ]
+
+
+def test_two_of_three_answers_agree_and_the_largest_difference_is_told():
+    sides = [("live", 0.9), ("shadow", 0.8), ("live", 0.2), ("shadow", 0.3), ("live", 0.4)]
+    log = [line(str(place // 2), *told) for place, told in enumerate([*sides, ("shadow", 0.8)])]
+    measures = shadow.measured(shadow.joined(log))
+    assert measures["agreement"] == 0.666667  # to six digits
+    assert measures["mean_difference"] == 0.2
+    assert measures["largest_difference"] == 0.4
 
 
 def test_the_measures_are_those_that_one_counts_by_hand():
@@ -61,5 +74,14 @@ def test_a_shadow_that_answers_nothing_agrees_with_nobody():
 
 
 def test_without_callers_there_is_nothing_to_compare():
-    with pytest.raises(ValueError, match="nobody asked anything"):
+    with pytest.raises(ValueError, match=r"^nobody asked anything while the shadow ran"):
         shadow.measured(shadow.joined([line("late", "shadow", 0.6)]))
+
+
+def test_callers_of_whom_no_copy_was_sent_are_told_of_with_the_live_measures():
+    assert shadow.measured(shadow.joined([line("alone", "live", 0.6, seconds=0.02)])) == {
+        "copies": 0.0,
+        "live_errors": 0.0,
+        "live_p50_ms": 20.0,
+        "live_p99_ms": 20.0,
+    }
