@@ -30,7 +30,7 @@ HOST = "127.0.0.1"
 MOST_BYTES = 2**28
 # What a request raises whose parts are not of the kind that the vendor says. The traceback goes to
 # the log, for it may be a fault of the platform as well.
-MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
+MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 KINDS = ("throttled", "unavailable", "slow", "quota", "job_fails")
 
 
@@ -123,7 +123,8 @@ class Handler(BaseHTTPRequestHandler):
         if not super().parse_request():
             return False
         hosts, length = self.headers.get_all("Host", []), self.headers.get("Content-Length", "0")
-        why = loopback.refusal(hosts[0] if len(hosts) == 1 else None, self.headers.get("Origin"))
+        origin = loopback.origin(self.headers.get_all("Origin", []))
+        why = loopback.refusal(hosts[0] if len(hosts) == 1 else None, origin)
         if why:
             self.send_error(403, explain=why)
         elif "Transfer-Encoding" in self.headers:

@@ -10,6 +10,8 @@ from urllib.parse import quote, unquote
 
 from include.local_cloud import server
 
+LONGEST_FILE = 225  # disks take 255 bytes, and an unfinished file has a longer name
+
 
 @dataclass(frozen=True)
 class Table:
@@ -69,4 +71,7 @@ class Table:
             return there
 
     def _file(self, name: str) -> Path:
-        return self.folder / f"{quote(name, safe='')}.json"
+        file = f"{quote(name, safe='')}.json"
+        if len(file) > LONGEST_FILE:
+            raise ValueError(f"the local cloud keeps no name as long as {name[:40]!r}…")
+        return self.folder / file

@@ -5,6 +5,7 @@ import json
 import stat
 import textwrap
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,9 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 
 from include import processes
-from include.local_cloud import platforms
+from include.local_cloud import platforms, server
+from include.local_cloud.kubernetes import kubelet, objects, resources
+from include.local_cloud.kubernetes.admission import admitted
 from tests.services import Platform
 from tests.waiting import until
 
@@ -486,3 +489,55 @@ def test_a_cluster_remembers_over_a_restart(tmp_path: Path) -> None:
         state = found.status.container_statuses[0].state.terminated
         assert state.exit_code in (143, 137), "told to end, or not found any more"
         assert printed(core, found) == "ready\n"
+
+
+def test_old_events_are_forgotten_by_several_pods_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "EVENTS_LAST", -1)  # each event is old at once
+    store = objects.Store(tmp_path)
+    about = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": HOME, "uid": "1"}}
+
+    def tell(number: int) -> None:
+        meta = about["metadata"] | {"name": f"pod-{number}"}
+        for _ in range(50):
+            store.event(about | {"metadata": meta}, "Started", "Started container main")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(tell, range(8)))
+    assert len(store.all(resources.EVENTS)) <= 8
+
+
+def test_an_event_about_what_lies_in_no_namespace_any_more_is_left_out(tmp_path: Path) -> None:
+    store = objects.Store(tmp_path)
+    meta = {"name": "pod", "namespace": "gone", "uid": "1"}
+    store.event({"apiVersion": "v1", "kind": "Pod", "metadata": meta}, "Killing", "Stopping main")
+    assert store.all(resources.EVENTS) == []
+
+
+@pytest.mark.parametrize("at", ["Scheduled", "Started"])
+def test_a_fault_of_the_kubelet_ends_the_pod_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    store = objects.Store(tmp_path / "objects")
+    node = kubelet.Kubelet(store, server.Faults(), tmp_path)
+    tell = store.event
+
+    def full(about: Any, reason: str, *more: Any) -> None:
+        if reason == at:
+            raise OSError(28, "No space left on device")
+        tell(about, reason, *more)
+
+    monkeypatch.setattr(store, "event", full)
+    wanted = pod(container("import time; time.sleep(600)"))
+    store.create(resources.PODS, HOME, admitted(resources.PODS, HOME, wanted, store))
+
+    def status() -> Any:
+        return store.get(resources.PODS, HOME, wanted["metadata"]["name"])["status"]
+
+    try:
+        found = until(status, "the pod to end", lambda it: it.get("phase") == "Failed")
+        assert found["reason"] == "KubeletError"
+        assert "No space left on device" in found["message"]
+    finally:
+        node.close()

@@ -28,12 +28,13 @@ class Caller:
     def ask(self, method: str, path: str, body: Any = None, kind: str = "json") -> tuple[int, Any]:
         """Status and content of the answer."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": f"application/{kind}"}
+        kind = kind if "/" in kind else f"application/{kind}"
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": kind}
         wanted = Request(f"{self.address}{path}", data, headers, method=method)
         tls = ssl.create_default_context(cafile=self.authority) if self.authority else None
         try:
             with urlopen(wanted, timeout=30, context=tls) as answer:
-                return answer.status, json.load(answer)
+                return answer.status, json.loads(answer.read() or b"null")
         except HTTPError as error:
             with error:
                 return error.code, json.load(error)
@@ -73,6 +74,7 @@ SCOPE = (
     "/subscriptions/97030400-0000-4000-8000-000000000001/resourceGroups/local/providers"
     "/Microsoft.MachineLearningServices/workspaces/catalogue"
 )
+DEEP, LONG = b"[" * 100_000, "a" * 300
 COMPUTE = {"computeType": "AmlCompute", "properties": 7}
 
 
@@ -88,6 +90,13 @@ COMPUTE = {"computeType": "AmlCompute", "properties": 7}
         (vertex, "POST /storage/v1/b", b"{", "error", "b"),
         (azure_ml, f"PUT {SCOPE}/jobs/j", {"properties": TEXT}, "error", ""),
         (azure_ml, f"PUT {SCOPE}/computes/c", {"properties": COMPUTE}, "error", ""),
+        (kubeflow, "POST /apis/v2beta1/runs", DEEP, "code", "experiments"),
+        (kubernetes, f"POST {PODS}", DEEP, "reason", "pods"),
+        (vertex, "POST /storage/v1/b", DEEP, "error", "b"),
+        (azure_ml, f"PUT {SCOPE}/jobs/j", DEEP, "error", ""),
+        (kubeflow, f"GET /apis/v2beta1/experiments/{LONG}", None, "code", ""),
+        (vertex, f"GET /storage/v1/b/{LONG}", None, "error", ""),
+        (azure_ml, f"PUT {SCOPE}/jobs/{LONG}", {"properties": {}}, "error", ""),
     ],
 )
 def test_a_malformed_request_is_refused_in_the_vendors_shape_and_changes_nothing(
@@ -108,3 +117,29 @@ def test_a_malformed_request_is_refused_in_the_vendors_shape_and_changes_nothing
     status, _ = caller.ask("GET", f"{parent}/{look}".rstrip("/"))
     assert status == 200
     assert platform.left() == left
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"name": 1},
+        {"name": "a\nb"},
+        {"name": "a" * 1100},
+        {"name": "x", "contentType": "a\r\nX-Evil: 1"},
+        {"name": "x", "contentType": 5},
+        {"name": "x", "metadata": 1},
+    ],
+)
+def test_an_object_that_could_not_be_listed_is_not_kept(
+    local_cloud: Callable[[str], Platform], said: dict[str, Any]
+) -> None:
+    caller = vertex(local_cloud("vertex"))
+    bucket = "/storage/v1/b/odd-names"
+    assert caller.ask("POST", "/storage/v1/b", {"name": "odd-names"})[0] == 200
+    body = b"--a\r\n\r\n" + json.dumps(said).encode() + b"\r\n--a\r\n\r\nx\r\n--a--"
+    kind = "multipart/related; boundary=a"
+    path = "/upload/storage/v1/b/odd-names/o?uploadType=multipart"
+    status, told = caller.ask("POST", path, body, kind)
+    assert (status, told["error"]["errors"][0]["reason"]) == (400, "invalid")
+    assert caller.ask("GET", f"{bucket}/o")[1]["items"] == []
+    assert caller.ask("DELETE", bucket)[0] == 204

@@ -72,6 +72,7 @@ class Api:
     async def _listen(self, tls: ssl.SSLContext, port: int) -> None:
         app = web.Application(client_max_size=LARGEST)
         app.router.add_route("*", "/{path:.*}", self._guarded)
+        loopback.keep_headers_out_of_logs()
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
         site = web.TCPSite(self._runner, server.HOST, port, ssl_context=tls)
@@ -86,7 +87,8 @@ class Api:
 
     async def _guarded(self, request: web.Request) -> web.StreamResponse:
         try:
-            asked, origin = request.headers.get("Host"), request.headers.get("Origin")
+            asked = loopback.origin(request.headers.getall("Host", []))
+            origin = loopback.origin(request.headers.getall("Origin", []))
             if why := loopback.refusal(asked, origin):
                 raise Refused(403, "Forbidden", why)
             given = request.headers.get("Authorization", "").encode(errors="surrogateescape")

@@ -6,6 +6,7 @@ a JobSet, with the variables by which torchrun and torch find each other.
 """
 
 import threading
+import traceback
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -64,6 +65,8 @@ class Controllers:
                         # Else it, or what it lives in, was deleted meanwhile: the next look knows.
                         if why.code == 422:
                             self._impossible(resource, thing, why.message)
+                    except Exception:  # of ours; the other objects must not wait for its cure
+                        traceback.print_exc()
             self._changed.wait(LOOKS_AGAIN)
 
     def _impossible(self, resource: resources.Resource, thing: Object, why: str) -> None:

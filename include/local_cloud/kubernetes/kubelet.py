@@ -4,6 +4,7 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,18 @@ class Kubelet:
         return run
 
     def _live(self, uid: str) -> None:
-        """The whole life of a pod."""
+        """The whole life of a pod. A fault of ours ends it: nobody waits for it in vain."""
         run = self._runs[uid]
+        try:
+            self._go_through(run)
+        except Exception as fault:
+            traceback.print_exc()
+            run.reason, run.message = "KubeletError", f"{type(fault).__name__}: {fault}"
+            run.stop(0)
+        if not self._closed:
+            self._end(run)
+
+    def _go_through(self, run: Run) -> None:
         self._event(
             run, "Scheduled", f"Successfully assigned {run.pod['metadata']['name']} to local"
         )
@@ -176,24 +187,39 @@ class Kubelet:
             watch.daemon = True
             watch.start()
         for each in run.init:
-            self._keep_running(run, each)
+            self._keep(run, each)
             if each.exit_code != 0:
                 break
         else:
             self._together(run)
-        if self._closed:
-            return
-        self._end(run)
 
     def _together(self, run: Run) -> None:
+        faults: list[Exception] = []
+
+        def keep(container: Container) -> None:
+            try:
+                self._keep(run, container)
+            except Exception as fault:
+                faults.append(fault)
+
         threads = [
-            threading.Thread(target=self._keep_running, args=(run, each), daemon=True)
-            for each in run.containers
+            threading.Thread(target=keep, args=(each,), daemon=True) for each in run.containers
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        if faults:
+            raise faults[0]
+
+    def _keep(self, run: Run, container: Container) -> None:
+        """Run a container to its end, which also comes with a fault of ours."""
+        try:
+            self._keep_running(run, container)
+        except Exception:
+            run.stop(0)
+            container.wait()
+            raise
 
     def _keep_running(self, run: Run, container: Container) -> None:
         """Run a container, and again where the pod's policy wants it."""
@@ -316,8 +342,6 @@ class Kubelet:
         kind: str = "Normal",
         container: Container | None = None,
     ) -> None:
-        name = container.name if container else None
-        if not self._closed and self._store.find(
-            resources.NAMESPACES, "", run.pod["metadata"]["namespace"]
-        ):
+        if not self._closed:
+            name = container.name if container else None
             self._store.event(run.pod, reason, message, kind, name)

@@ -6,7 +6,8 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,7 +194,7 @@ class Store:
         kind: str = "Normal",
         container: str | None = None,
     ) -> None:
-        """Write down for people what happened to an object."""
+        """Write down for people what happened to an object, as long as it has a namespace."""
         meta = about["metadata"]
         at, source = now(), {"component": "kubelet", "host": "local"}
         involved = {
@@ -205,23 +206,21 @@ class Store:
         }
         if container:
             involved["fieldPath"] = f"spec.containers{{{container}}}"
+        written = {
+            "metadata": {"generateName": f"{meta['name']}."},
+            "involvedObject": involved,
+            "reason": reason,
+            "message": message,
+            "type": kind,
+            "count": 1,
+            "firstTimestamp": at,
+            "lastTimestamp": at,
+            "source": source,
+            "reportingComponent": "kubelet",
+        }
         self._forget_old_events()
-        self.create(
-            resources.EVENTS,
-            meta["namespace"],
-            {
-                "metadata": {"generateName": f"{meta['name']}."},
-                "involvedObject": involved,
-                "reason": reason,
-                "message": message,
-                "type": kind,
-                "count": 1,
-                "firstTimestamp": at,
-                "lastTimestamp": at,
-                "source": source,
-                "reportingComponent": "kubelet",
-            },
-        )
+        with _gone_is_fine():
+            self.create(resources.EVENTS, meta["namespace"], written)
 
     def _forget_old_events(self) -> None:
         for each in self.all(resources.EVENTS):
@@ -234,9 +233,8 @@ class Store:
         return [(kind, each) for kind in known.values() for each in self.all(kind)]
 
     def _delete_if_there(self, resource: Resource, thing: Object) -> None:
-        meta = thing["metadata"]
-        if self.find(resource, meta.get("namespace", ""), meta["name"]):
-            self.delete(resource, meta.get("namespace", ""), meta["name"])
+        with _gone_is_fine():
+            self.delete(resource, *_key(thing))
 
     def _orphan(self, uid: str) -> None:
         def let_go(thing: Object) -> Object:
@@ -246,7 +244,8 @@ class Store:
 
         for kind, each in self._everything():
             if uid in _owners(each):
-                self.update(kind, *_key(each), let_go)
+                with _gone_is_fine():
+                    self.update(kind, *_key(each), let_go)
 
     def _put(self, type_: str, resource: Resource, before: Object | None, after: Object) -> Object:
         version = self._next()
@@ -301,6 +300,16 @@ def owned_by(owner: Object) -> Object:
 def now() -> str:
     """The time as objects carry it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    """Another thread may have removed the object since it was found."""
+    try:
+        yield
+    except Refused as why:
+        if why.reason != "NotFound":
+            raise
 
 
 def _key(thing: Object) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from include.local_cloud.sagemaker.hosting import Configurations, Endpoints
 from include.local_cloud.sagemaker.models import Models, Transform
 from include.local_cloud.sagemaker.objects import Moto
 from include.local_cloud.sagemaker.pipelines import Pipelines
-from include.local_cloud.sagemaker.protocol import Protocol, Refused, of_fault
+from include.local_cloud.sagemaker.protocol import Protocol, Refused, invalid, of_fault
 from include.local_cloud.sagemaker.registry import Registry
 from include.local_cloud.sagemaker.script_mode import Processing, Training
 from include.local_cloud.sagemaker.signature import Key, Unsigned
@@ -124,10 +125,14 @@ class SageMaker:
             return self.moto(environ, start_response)
         headers, status = {"Content-Type": "application/x-amz-json-1.1"}, 200
         try:
-            if invoked:
-                content, headers = self._invoke(invoked[1], body, environ)
-            else:
-                content = self.protocol.answer(target.removeprefix(TARGET), body)
+            try:
+                if invoked:
+                    content, headers = self._invoke(invoked[1], body, environ)
+                else:
+                    content = self.protocol.answer(target.removeprefix(TARGET), body)
+            except server.MALFORMED as error:
+                traceback.print_exc()
+                raise invalid(f"The request can't be read: {error!r}") from None
         except Refused as refused:
             status, content = refused.status, refused.body()
             headers["x-amzn-ErrorType"] = refused.code

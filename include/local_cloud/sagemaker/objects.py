@@ -12,6 +12,7 @@ from moto.s3.models import FakeKey, S3Backend, s3_backends
 from include.local_cloud import server
 from include.local_cloud.state import Table
 
+LONGEST_BUCKET = 63  # as S3 has it
 SIGNED_FOR_S3 = "/s3/aws4_request"
 Start = Callable[..., Any]
 
@@ -38,7 +39,9 @@ class Moto:
         signed = SIGNED_FOR_S3 in environ.get("HTTP_AUTHORIZATION", "")
         if signed and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
             answer = list(answer)  # only now it is done
-            self._keep(environ["PATH_INFO"].lstrip("/").partition("/")[0])
+            bucket = environ["PATH_INFO"].lstrip("/").partition("/")[0]
+            if len(bucket) <= LONGEST_BUCKET:
+                self._keep(bucket)
         return answer
 
     def names(self) -> list[str]:

@@ -70,7 +70,7 @@ class Protocol:
             raise Refused("NotImplemented", f"{operation} is not implemented here", 501)
         try:
             asked = json.loads(body or b"{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Refused("SerializationException", str(error)) from None
         shape = self.model.operation_model(operation).input_shape
         if shape and (found := list(_faults(shape, asked, ""))):

@@ -97,6 +97,8 @@ class Buckets:
     ) -> dict[str, Any]:
         """Keep an object in the place of an older one; `generation` says which, and 0 none."""
         wanted = wanted or {}
+        kind = wanted.get("contentType") or "application/octet-stream"
+        _refuse_odd(name, kind, wanted.get("metadata", {}))
         with self._lock:
             self.bucket(bucket)
             self._only_if(bucket, name, generation)
@@ -114,7 +116,7 @@ class Buckets:
                 "bucket": bucket,
                 "generation": str(int(older["generation"]) + 1 if older else 1),
                 "metageneration": "1",
-                "contentType": wanted.get("contentType", "application/octet-stream"),
+                "contentType": kind,
                 "metadata": wanted.get("metadata", {}),
                 "size": str(len(content)),
                 "md5Hash": base64.b64encode(hashlib.md5(content).digest()).decode(),  # noqa: S324
@@ -161,6 +163,16 @@ class Buckets:
         found = self._objects.get(f"{bucket}/{name}")
         if generation is not None and generation != (found["generation"] if found else "0"):
             raise Refused(412, "conditionNotMet", "At least one of the pre-conditions did not hold")
+
+
+def _refuse_odd(name: Any, kind: Any, metadata: Any) -> None:
+    """What is kept must be shown again: in a list as JSON, and in the headers of an answer."""
+    if not (isinstance(name, str) and name and len(name.encode()) <= 1024 and "\n" not in name):
+        raise Refused(400, "invalid", f"Invalid object name: {name!r}")
+    if not (isinstance(kind, str) and kind.isascii() and kind.isprintable()):
+        raise Refused(400, "invalid", f"Invalid content type: {kind!r}")
+    if not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
+        raise Refused(400, "invalid", "Custom metadata must be an object with texts")
 
 
 def split(uri: str) -> tuple[str, str]:

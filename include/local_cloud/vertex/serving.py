@@ -6,6 +6,7 @@ have there. What AutoML has made is served by a process of the local cloud's own
 
 import json
 import random
+import secrets
 import shutil
 import sys
 import threading
@@ -23,6 +24,7 @@ from include import processes
 from include.local_cloud import jobs, server
 from include.local_cloud.vertex import rpc, things
 from include.local_cloud.vertex.registry import Registry
+from include.training import vertex_serving
 
 START_SECONDS = 90.0
 ANSWER_SECONDS = 60.0
@@ -38,13 +40,14 @@ class Servers:
         """None runs yet."""
         self._folder, self._registry, self._workers, self._env = folder, registry, workers, env
         self._ports: dict[str, int] = {}
+        self._token = secrets.token_urlsafe()
         self._locks: dict[str, threading.Lock] = {}
 
     def ask(self, name: str, model: Any, instances: list[Any], parameters: Any = None) -> list[Any]:
         """What a model answers to these."""
         body = {"instances": instances} | ({"parameters": parameters} if parameters else {})
         address = f"http://{server.HOST}:{self.start(name, model)}{_routes(name, model)[1]}"
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
         request = Request(address, json.dumps(body).encode(), headers)
         try:
             with urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
@@ -78,6 +81,7 @@ class Servers:
             "AIP_PREDICT_ROUTE": predict,
             "AIP_STORAGE_URI": model.artifact_uri,
             "AIP_DEPLOYED_MODEL_ID": name.rpartition("/")[2],
+            vertex_serving.TOKEN: self._token,
             **{each.name: each.value for each in spec.env},
         }
         command = [*spec.command, *spec.args]
