@@ -284,7 +284,7 @@ def azure_ml_integration():
         add_green = deploy.override(task_id="add_green", task_display_name="Add green")
         blue, green = serve_blue("blue", *given), add_green("green", *given)
         blue >> green
-        return switch(names, parts, LABEL, blue, green, SHARES)
+        return [blue, green], switch(names, parts, LABEL, blue, green, SHARES)
 
     @task.external_python(**IN_SDK, multiple_outputs=False, task_display_name="Clean up")
     def clean_up(names, colors):
@@ -312,8 +312,9 @@ def azure_ml_integration():
     names, parts, compute = workspace()
     jobs = training(names, parts, compute)
     tracked, versions = models(names, jobs)
-    switched = endpoint(names, parts, tracked, versions)
-    switched >> clean_up(names, list(CANDIDATES)).as_teardown(setups=compute)
+    served, switched = endpoint(names, parts, tracked, versions)
+    # Clearing a task also clears its setups: the endpoint is there again.
+    switched >> clean_up(names, list(CANDIDATES)).as_teardown(setups=[compute, *served])
 
 
 azure_ml_integration()

@@ -219,7 +219,7 @@ def kubeflow_integration():
             doc_md="Look from time to time whether the job has ended; no worker is held between.",
             kubernetes_conn_id=CLUSTER,
             job=name,
-            poke_interval=3,
+            poke_interval=10,
             timeout=timedelta(hours=1),
             mode="reschedule",
         )
@@ -253,10 +253,10 @@ def kubeflow_integration():
             auc = {"kubeflow": trees["roc_auc"], "train_job": network["roc_auc"]}
             return {"chosen": max(auc, key=auc.__getitem__), "auc": auc}
 
-        network = weights()
         trained >> [score, train_job]
-        train_job >> wait >> network
-        return decide(trained, score.output, network, parts["holdout"], parts["holdout_numbers"])
+        train_job >> wait >> (network := weights())
+        decided = decide(trained, score.output, network, parts["holdout"], parts["holdout_numbers"])
+        return train_job, decided
 
     @task_group(group_id="metadata", group_display_name="④ Metadata")
     def metadata(page: str, specification: str, trained: dict, decided: dict, holdout: str):
@@ -311,9 +311,10 @@ def kubeflow_integration():
 
     tracked, parts, specification, ordered = prepare()
     trained = kubeflow(specification, ordered, tracked["page"])
-    decided = kubernetes(trained, parts, tracked["name"])
+    train_job, decided = kubernetes(trained, parts, tracked["name"])
     synced = metadata(tracked["page"], specification, trained, decided, parts["holdout"])
-    synced >> put_all_away(tracked["name"]).as_teardown(setups=tracked.operator)
+    # Clearing a task also clears its setups: the job is there again.
+    synced >> put_all_away(tracked["name"]).as_teardown(setups=[tracked.operator, train_job])
 
 
 kubeflow_integration()

@@ -104,10 +104,7 @@ def train(job: launch.Job, device: torch.device) -> tuple[dict[str, Any], int, P
     # last bit. One pass for nothing, so that ranks that resume add up as those that never stopped.
     backward(torch.arange(min(neural.BATCH, len(inputs))))
 
-    # Of other data, settings, code or number of ranks it would be another training's.
-    code = [Path(str(module)).read_bytes() for module in (neural.__file__, __file__)]
-    of = hashlib.sha256(b"".join([content, *code, repr((settings, ranks)).encode()])).hexdigest()
-    checkpoint = job.to / f"checkpoint-{of[:12]}.pt"
+    checkpoint = job.to / checkpoint_name(content, settings, ranks)
     resumed_at = 0
     if checkpoint.exists():
         kept = torch.load(checkpoint, weights_only=True, map_location=device)
@@ -129,6 +126,13 @@ def train(job: launch.Job, device: torch.device) -> tuple[dict[str, Any], int, P
             part.replace(checkpoint)
     fitted = {name: part.detach().cpu().numpy() for name, part in network.weights.items()}
     return fitted, resumed_at, checkpoint
+
+
+def checkpoint_name(rows: bytes, settings: neural.Settings, ranks: int) -> str:
+    """Name a checkpoint after its training: other data, settings, code or ranks, another name."""
+    code = [Path(str(module)).read_bytes() for module in (neural.__file__, __file__)]
+    of = hashlib.sha256(b"".join([rows, *code, repr((settings, ranks)).encode()])).hexdigest()
+    return f"checkpoint-{of[:12]}.pt"
 
 
 if __name__ == "__main__":
