@@ -4,17 +4,20 @@ PY := .venv/bin/python
 export PYTHONPATH := $(CURDIR)
 # What is given to make reaches a command by its environment, as it is: no quote in it ends a shell
 # word. Make would expand a `$(…)` in a variable that it exports itself.
-unexport ALL CONF DAG DATE NAME SAMPLE SECTION SOAK TO VERBOSE
+unexport ALL CONF DAG DATE MINUTES MODULE NAME SAMPLE SECTION SEED SOAK TO VERBOSE
 export GIVEN_CONF = $(value CONF)
 export GIVEN_DAG = $(value DAG)
 export GIVEN_DATE = $(value DATE)
+export GIVEN_MINUTES = $(value MINUTES)
+export GIVEN_MODULE = $(value MODULE)
 export GIVEN_NAME = $(value NAME)
 export GIVEN_SAMPLE = $(value SAMPLE)
 export GIVEN_SECTION = $(value SECTION)
+export GIVEN_SEED = $(value SEED)
 export GIVEN_SOAK = $(value SOAK)
 export GIVEN_TO = $(value TO)
 
-.PHONY: help install up down status run env test prove test-fast lint bench checklist copy lock clean
+.PHONY: help install up down status run env test prove chaos mutants test-fast lint bench checklist copy lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {gsub(/\$$\$$/, "$$", $$2); printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,9 +47,16 @@ prove: install ## Run the long proofs of what changed, or of DAG=97_04_02, SECTI
 	@$(PY) -m tests.prove $(if $(value DAG),--dag "$$GIVEN_DAG") $(if $(value SECTION),--section "$$GIVEN_SECTION") \
 		$(if $(value SAMPLE),--sample "$$GIVEN_SAMPLE") $(if $(value ALL),--all)
 
+chaos: install ## Kill processes at random while pipelines run: MINUTES=60 [DAG=97_04_02,97_05] [SECTION=97.4] [SEED=1]
+	@$(PY) -m tests.chaos $(if $(value MINUTES),--minutes "$$GIVEN_MINUTES") $(if $(value DAG),--dag "$$GIVEN_DAG") \
+		$(if $(value SECTION),--section "$$GIVEN_SECTION") $(if $(value SEED),--seed "$$GIVEN_SEED")
+
 test-fast: install ## The contract of all pipelines, their helpers, and one run: two minutes
 	@$(PY) -m tests.alone -m pytest -n auto -m "not slow" tests/contract tests/include tests/plugins \
 		tests/serving tests/dags/test_97_01_01_ml_pipeline_structure.py
+
+mutants: install ## Plant small faults, and see whether the tests notice them: MODULE=include/runs.py
+	@$(PY) -m tests.mutants $(if $(MODULE),"$$GIVEN_MODULE")
 
 lint: install ## Check style, types, and the workflows of GitHub Actions
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy \

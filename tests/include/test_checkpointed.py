@@ -1,6 +1,8 @@
 """A training that is put down and taken up again comes to the same weights, bit for bit."""
 
 import hashlib
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -153,3 +155,31 @@ def test_a_card_goes_on_to_the_same_weights_too(job, undisturbed):
     kill_at(6, job)
     checkpointed.train(job)
     assert result(job) == undisturbed
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"rows": Path("other.parquet")},
+        {"sha256": "another"},
+        {"label": "another"},
+        {"settings": replace(SETTINGS, epochs=11)},
+        {"settings": replace(SETTINGS, seed=SETTINGS.seed + 1)},
+        {"checkpoint_every": 4},
+    ],
+)
+def test_another_order_is_another_training(other):
+    asked = {"rows": Path("rows.parquet"), "sha256": "one", "label": "label"}
+    asked |= {"settings": SETTINGS, "checkpoint_every": 3}
+    assert checkpointed.order(**asked) == checkpointed.order(**asked)
+    assert checkpointed.order(**asked | other) != checkpointed.order(**asked)
+
+
+def test_other_code_is_another_training(monkeypatch, tmp_path):
+    before = checkpointed.order(Path("rows.parquet"), "one", "label", SETTINGS, 3)
+    for module in (neural, checkpointed):
+        changed = tmp_path / "changed.py"
+        changed.write_text(Path(module.__file__).read_text() + "# changed")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(changed))
+            assert checkpointed.order(Path("rows.parquet"), "one", "label", SETTINGS, 3) != before

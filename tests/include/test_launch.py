@@ -3,6 +3,7 @@
 import os
 import sys
 from argparse import ArgumentParser
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from include.training import kubeflow, launch, neural, parameter_server
+from include.training import ddp, kubeflow, launch, neural, parameter_server
 
 JOB = launch.Job(Path("/data/train.npz"), Path("/data/job"), neural.Settings(hidden=4, epochs=2))
 WAITS = [sys.executable, "-c", "import sys; sys.stdin.read(); import time; time.sleep(60)"]
@@ -116,3 +117,29 @@ def test_a_train_job_runs_the_entry_point_that_is_run_here(monkeypatch):
     (volume,), (container,) = pod["volumes"], pod["containers"]
     assert volume["persistentVolumeClaim"] == {"claimName": "claim"}
     assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/data"}]
+
+
+def test_each_job_has_a_cluster_folder_of_its_own():
+    other = replace(JOB, to=Path("/data/another"))
+    assert launch.ray_folder(JOB) != launch.ray_folder(other)
+    assert launch.ray_folder(JOB) == launch.ray_folder(replace(JOB))
+
+
+def test_other_rows_settings_ranks_or_code_are_resumed_from_another_checkpoint(
+    monkeypatch, tmp_path
+):
+    settings, changed = JOB.settings, tmp_path / "changed.py"
+    given = [
+        (b"rows", settings, 4),
+        (b"other rows", settings, 4),
+        (b"rows", replace(settings, seed=settings.seed + 1), 4),
+        (b"rows", settings, 3),
+    ]
+    names = [ddp.checkpoint_name(*each) for each in given]
+    assert ddp.checkpoint_name(*given[0]) == names[0]
+    for module in (neural, ddp):
+        changed.write_text(Path(module.__file__).read_text() + "# changed")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(changed))
+            names.append(ddp.checkpoint_name(*given[0]))
+    assert len(set(names)) == len(names)

@@ -7,7 +7,10 @@ import pytest
 
 from include.tools import environment
 
-VARIABLES = ("ALL", "CONF", "DATE", "NAME", "SAMPLE", "SECTION", "SOAK", "TO", "VERBOSE")
+VARIABLES = (
+    *("ALL", "CONF", "DATE", "MINUTES", "NAME", "SAMPLE", "SECTION", "SEED", "SOAK", "TO"),
+    "VERBOSE",
+)
 HOSTILE = [
     "$(shell touch {0})",
     "$$(touch {0})",

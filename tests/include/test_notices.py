@@ -1,6 +1,7 @@
 """A notice arrives by the way that the connection names, as it was written."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -48,3 +49,17 @@ def test_a_mail_to_nobody_is_refused(monkeypatch):
     connect(monkeypatch, conn_type="smtp", host="127.0.0.1", port=9)
     with pytest.raises(ValueError, match="the Airflow connection notices has no 'to'"):
         NOTICE({})
+
+
+def test_each_task_of_each_run_writes_a_file_of_its_own(tmp_path, monkeypatch):
+    connect(monkeypatch, conn_type="file", host=str(tmp_path))
+    places = [
+        PLACE,
+        replace(PLACE, task_id="tell.again"),
+        replace(PLACE, key="20260105T000000"),
+        replace(PLACE, dag_id="b_dag"),
+    ]
+    for place in places:
+        monkeypatch.setattr(runs, "here", lambda place=place: place)
+        NOTICE({})
+    assert len(list(tmp_path.iterdir())) == len(places)

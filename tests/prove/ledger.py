@@ -16,6 +16,7 @@ from tests.prove.cases import CASES
 FILE = environment.PROJECT / "tests" / "proved.json"
 LOCKS = ("requirements.txt", "requirements-torch.in")
 HARNESS = (
+    "include/doorkeeper.py",
     "include/processes.py",
     "include/tools/copy.py",
     "include/tools/environment.py",
@@ -23,6 +24,7 @@ HARNESS = (
     "include/tools/rest.py",
     "include/tools/secret.py",
     "include/tools/services.py",
+    "include/tools/tracking_server.py",
     "include/tools/up.py",
     "plugins/doorkeeper.py",
     "plugins/one_writer.py",
@@ -30,6 +32,7 @@ HARNESS = (
     "plugins/warm_workers.py",
     "tests/alone.py",
     "tests/guard/sitecustomize.py",
+    "tests/outcomes.py",
     "tests/scheduler/api.py",
 )
 Read = Callable[[Path], bytes]

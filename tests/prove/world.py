@@ -4,9 +4,8 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,8 +15,9 @@ from typing import Any
 from include import processes, runs
 from include.data import landing, warehouse
 from include.local_cloud import platforms
-from include.tools import copy, environment, needs, rest, services, up
-from tests import alone
+from include.tools import copy, environment, needs, rest, services, tracking_server, up
+from tests import alone, outcomes
+from tests.outcomes import Ended
 from tests.prove.cases import Case
 from tests.scheduler.api import FINAL, Api
 
@@ -54,16 +54,6 @@ def copied(source: str, case: Case) -> Pipeline:
     return Pipeline(dag_id, case, write, wanted)
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A run that has ended, as the metadata database knows it."""
-
-    key: str
-    states: dict[str, str]
-    tries: dict[str, int]
-    xcoms: dict[str, str]
-
-
 class World:
     """The running Airflow, and what it did with the pipelines."""
 
@@ -86,24 +76,19 @@ class World:
             for run_id in self._started[dag_id].values():
                 self.api.finished(dag_id, run_id)
             self._ended[dag_id] = {
-                when: self._taken_down(dag_id, when, run_id)
+                when: outcomes.ended(self.home, dag_id, run_id, when)
                 for when, run_id in self._started[dag_id].items()
             }
         return self._ended[dag_id]
 
     def files(self, dag_id: str, when: datetime) -> list[str]:
-        """What a run wrote, up to its release: only one of two models can be the better one."""
-        folder = self.home / "artifacts" / dag_id / runs.key(when, "")
-        found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-        return sorted(str(path) for path in found if not path.parts[0].startswith("release."))
+        """What a run wrote, but for what only one of two runs has to write."""
+        once = self.pipelines[dag_id].case.once
+        return outcomes.files(self.home, dag_id, runs.key(when, ""), once)
 
     def versions(self, dag_id: str, when: datetime) -> list[str]:
         """The digests of the models that a run registered."""
-        found = self._registry.search_model_versions(f"name = '{dag_id}'")
-        key = runs.key(when, "")
-        return sorted(
-            each.tags.get("sha256", "") for each in found if each.tags["airflow.run_key"] == key
-        )
+        return outcomes.versions(self._registry, dag_id, runs.key(when, ""))
 
     def was_killed(self, dag_id: str) -> bool:
         """Whether the task that is to be killed came so far, and was."""
@@ -120,15 +105,7 @@ class World:
 
     def last_words(self, dag_id: str) -> str:
         """The end of the log of each try that did not end well."""
-        folder = self.home / "airflow" / "logs"
-        told = []
-        for log in sorted(folder.glob(f"dag_id={dag_id}/**/attempt=*.log")):
-            lines = [json.loads(line) for line in log.read_text().splitlines() if line]
-            errors = [line for line in lines if line.get("level") in ("error", "critical")]
-            told += [
-                f"{log.relative_to(folder)}: {json.dumps(line)[:2500]}" for line in errors[-2:]
-            ]
-        return "\n".join(told)
+        return outcomes.last_words(self.home, dag_id)
 
     def _start(self, dag_id: str) -> None:
         conf = self.pipelines[dag_id].case.conf
@@ -144,31 +121,12 @@ class World:
             and any(self.api.state(dag_id, run_id) not in FINAL for run_id in started.values())
         ]
 
-    def _taken_down(self, dag_id: str, when: datetime, run_id: str) -> Ended:
-        of_this = "WHERE dag_id = ? AND run_id = ?", (dag_id, run_id)
-        database = f"file:{self.home / 'airflow' / 'airflow.db'}?mode=ro"
-        with closing(sqlite3.connect(database, uri=True, timeout=60)) as opened:
-
-            def rows(columns: str, table: str) -> Iterator[tuple[Any, ...]]:
-                where, values = of_this
-                found = opened.execute(f"SELECT {columns} FROM {table} {where}", values)  # noqa: S608
-                for task_id, map_index, *rest in found.fetchall():
-                    yield task_id if map_index < 0 else f"{task_id}[{map_index}]", *rest
-
-            tasks = list(rows("task_id, map_index, state, try_number", "task_instance"))
-            xcoms = list(rows("task_id, map_index, key, value", "xcom"))
-        return Ended(
-            key=runs.key(when, ""),
-            states={name: state for name, state, _ in tasks},
-            tries={name: tried for name, _, tried in tasks},
-            xcoms={f"{name} {key}": str(value) for name, key, value in xcoms},
-        )
-
     @cached_property
     def _registry(self) -> Any:
         from mlflow import MlflowClient
 
-        return MlflowClient(f"http://{environment.HOST}:{self.env['MLFLOW_PORT']}")
+        login = f"{tracking_server.USER}:{self.env[tracking_server.PASSWORD]}"
+        return MlflowClient(f"http://{login}@{environment.HOST}:{self.env['MLFLOW_PORT']}")
 
 
 @contextmanager

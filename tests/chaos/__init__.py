@@ -1,0 +1,1 @@
+"""Pipelines run while their processes are killed at random, and end as they do undisturbed."""
