@@ -53,7 +53,7 @@ def decisions_p(labels: "ArrayLike", decided: "ArrayLike", others: "ArrayLike") 
     right = np.asarray(decided) == np.asarray(labels)
     others_right = np.asarray(others) == np.asarray(labels)
     alone, others_alone = int((right & ~others_right).sum()), int((~right & others_right).sum())
-    if alone == others_alone:  # none perhaps, of which SciPy takes no test
+    if alone == others_alone:  # also where both are 0, which SciPy refuses to test
         return 1.0
     return float(binomtest(alone, alone + others_alone).pvalue)
 
@@ -93,7 +93,7 @@ def mean_of_folds(scores: Sequence[float], judged_per_learned: float) -> tuple[f
 def _placements(
     labels: "NDArray[np.float64]", scores: "NDArray[np.float64]"
 ) -> tuple["NDArray[np.float64]", "NDArray[np.float64]"]:
-    """For each positive the share of negatives below it, for each negative that of positives."""
+    """For each row the share of the other label's rows that score less."""
     from scipy.stats import rankdata
 
     positive, negative = scores[labels == 1], scores[labels == 0]

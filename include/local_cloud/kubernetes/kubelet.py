@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,7 +172,7 @@ class Kubelet:
         run = self._runs[uid]
         try:
             self._go_through(run)
-        except Exception as fault:
+        except Exception as fault:  # whatever it is, the pod has to end, and to say why
             traceback.print_exc()
             run.reason, run.message = "KubeletError", f"{type(fault).__name__}: {fault}"
             run.stop(0)
@@ -194,32 +196,17 @@ class Kubelet:
             self._together(run)
 
     def _together(self, run: Run) -> None:
-        faults: list[Exception] = []
-
-        def keep(container: Container) -> None:
-            try:
-                self._keep(run, container)
-            except Exception as fault:
-                faults.append(fault)
-
-        threads = [
-            threading.Thread(target=keep, args=(each,), daemon=True) for each in run.containers
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if faults:
-            raise faults[0]
+        with ThreadPoolExecutor(len(run.containers)) as pool:
+            for kept in [pool.submit(self._keep, run, each) for each in run.containers]:
+                kept.result()
 
     def _keep(self, run: Run, container: Container) -> None:
-        """Run a container to its end, which also comes with a fault of ours."""
-        try:
+        """Run a container to its end. A fault of ours ends the whole pod."""
+        with ExitStack() as after_a_fault:
+            after_a_fault.callback(container.wait)
+            after_a_fault.callback(run.stop, 0)
             self._keep_running(run, container)
-        except Exception:
-            run.stop(0)
-            container.wait()
-            raise
+            after_a_fault.pop_all()
 
     def _keep_running(self, run: Run, container: Container) -> None:
         """Run a container, and again where the pod's policy wants it."""
