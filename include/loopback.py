@@ -5,6 +5,7 @@ name that was led to loopback (DNS rebinding) stands in `Host`. So a server answ
 names alone, and refuses pages that came from elsewhere.
 """
 
+import json
 import logging
 import os
 import re
@@ -14,6 +15,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 VARIABLE = "ALLOWED_HOSTS"  # more names of the servers, with commas between them
 NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
+EXPECTED = "100-continue"
 NAMED = re.compile(r"(?P<name>\[[^\]]*\]|[^:\[\]]*)(?::\d+)?")
 
 
@@ -59,6 +61,24 @@ def _without_headers(record: logging.LogRecord) -> bool:
         )
         record.exc_info = None
     return True
+
+
+def refuse_other_expectations(app: Any) -> None:
+    """Answer 417 to any `Expect` but the known one, also where aiohttp would fail with 500.
+
+    It writes what was expected into its answer, and can't where that is no text.
+    """
+    from aiohttp.web import HTTPExpectationFailed
+
+    resolve = app.router.resolve
+
+    async def checked(request: Any) -> Any:
+        if request.headers.get("Expect", EXPECTED).lower() != EXPECTED:
+            told = json.dumps({"error": f"only {EXPECTED} can be expected"})
+            raise HTTPExpectationFailed(text=told, content_type="application/json")
+        return await resolve(request)
+
+    app.router.resolve = checked
 
 
 def no_proxy() -> dict[str, str]:

@@ -12,6 +12,7 @@ but the first shows the token of the file `door-token` in the platform's folder:
 
 import hmac
 import json
+import math
 import os
 import secrets
 import signal
@@ -23,14 +24,20 @@ from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from include import loopback, processes
 
 HOST = "127.0.0.1"
 MOST_BYTES = 2**28
+DEEPEST = 100  # levels of lists and objects in one document
+MOST_PARTS = 1_000_000  # values in one document
 # What a request raises whose parts are not of the kind that the vendor says. The traceback goes to
 # the log, for it may be a fault of the platform as well.
-MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+MALFORMED = (
+    *(ArithmeticError, AttributeError, LookupError),
+    *(RecursionError, TypeError, ValueError),
+)
 KINDS = ("throttled", "unavailable", "slow", "quota", "job_fails")
 
 
@@ -127,6 +134,8 @@ class Handler(BaseHTTPRequestHandler):
         why = loopback.refusal(hosts[0] if len(hosts) == 1 else None, origin)
         if why:
             self.send_error(403, explain=why)
+        elif not readable(self.path):
+            self.send_error(400, explain="the address can't be read")
         elif "Transfer-Encoding" in self.headers:
             self.send_error(501, explain="the body must have a Content-Length")
         elif not (length.isascii() and length.isdecimal()):
@@ -141,8 +150,11 @@ class Handler(BaseHTTPRequestHandler):
         """What follows the headers."""
         return self.rfile.read(int(self.headers.get("Content-Length", "0")))
 
-    def log_message(self, *_: object) -> None:
+    def log_request(self, *_: object) -> None:
         """Say nothing of each request: the log is for what goes wrong."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing of what was refused either: the client is told."""
 
 
 class Platform(Protocol):
@@ -183,6 +195,43 @@ def main(opened: Callable[[Path, Faults], Platform]) -> None:
         finally:
             faults.end()
             platform.close()
+
+
+def readable(address: str) -> bool:
+    """Whether the address of a request can be taken apart, down to its port."""
+    try:
+        urlsplit(address).port  # noqa: B018 - it is read when it is asked for
+    except ValueError:
+        return False
+    return True
+
+
+def parsed(text: bytes | str) -> Any:
+    """The JSON document of a request. It can be kept, shown and copied, or it is a ValueError."""
+    return checked(json.loads(text))
+
+
+def checked(document: Any) -> Any:
+    """The same document, unless JSON can't show it again or it is too deep to be copied."""
+    level, parts = [document], 0
+    for _ in range(DEEPEST):
+        parts += len(level)
+        if parts > MOST_PARTS:
+            raise ValueError(f"the document has more than {MOST_PARTS} values")
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, str):
+                each.encode()  # half of a surrogate pair is no text
+            elif isinstance(each, float) and not math.isfinite(each):
+                raise ValueError(f"the document holds {each}, which is no JSON")
+            elif isinstance(each, dict):
+                inner += [*each.keys(), *each.values()]
+            elif isinstance(each, list):
+                inner += each
+        if not inner:
+            return document
+        level = inner
+    raise ValueError(f"the document is nested deeper than {DEEPEST} levels")
 
 
 def redirect_file(folder: Path) -> Path:
@@ -241,7 +290,7 @@ def _side_door(platform: Platform, faults: Faults, token: str) -> type[BaseHTTPR
             if not self._admitted("/faults"):
                 return
             try:
-                faults.add(Fault(**json.loads(body)))
+                faults.add(Fault(**parsed(body)))
             except (TypeError, ValueError, RecursionError) as error:
                 self._answer(400, {"error": str(error)})
             else:

@@ -109,6 +109,7 @@ class Gateway:
             web.post("/routes/{route}/invocations", self.invocations),
         ])
         app.cleanup_ctx.append(self.life)
+        loopback.refuse_other_expectations(app)
         return app
 
     def runner(self) -> web.AppRunner:

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import time
 
 import pytest
 from aiohttp.http_exceptions import BadHttpMessage
@@ -89,9 +90,20 @@ def test_a_header_that_can_not_be_read_is_not_written_into_the_log(caplog):
         raise ValueError("a fault of ours")
     except ValueError:
         log.exception("Error handling request from %s", "127.0.0.1")
-    assert "a request was refused that is no HTTP (BadHttpMessage)" in caplog.text
+    log.warning("a line without an exception")
+    assert caplog.messages == [
+        "a request was refused that is no HTTP (BadHttpMessage)",
+        "Error handling request from 127.0.0.1",
+        "a line without an exception",
+    ]
     assert "a-token" not in caplog.text
     assert "a fault of ours" in caplog.text
+
+
+def test_all_headers_that_name_a_page_count():
+    assert loopback.origin([]) is None
+    assert loopback.origin(["http://a.example"]) == "http://a.example"
+    assert loopback.origin(["http://a.example", "null"]) == "http://a.example, null"
 
 
 def test_a_server_under_any_name_answers_its_own_pages_and_programs():
@@ -123,11 +135,24 @@ def test_a_proxy_is_kept_from_loopback_and_from_what_it_was_kept_from(monkeypatc
     assert loopback.no_proxy() == {"no_proxy": listed, "NO_PROXY": listed}
 
 
+@pytest.fixture
+def at_most_five_seconds():
+    """What is asked without a limit of its own waits so long."""
+    socket.setdefaulttimeout(5)
+    yield
+    socket.setdefaulttimeout(None)
+
+
+@pytest.mark.usefixtures("at_most_five_seconds")
 def test_this_machine_is_asked_past_a_proxy_and_not_for_ever(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        for name in ("http_proxy", "HTTP_PROXY"):
-            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        began = time.monotonic()
         with pytest.raises(TimeoutError):
             loopback.ask("http://127.0.0.1:{1}/".format(*silent.getsockname()), 0.05)
+        assert time.monotonic() - began < 4
         with silent.accept()[0] as asked:
             assert asked.recv(5) == b"GET /"

@@ -5,6 +5,7 @@ import json
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,15 +177,56 @@ def test_a_request_in_the_body_of_a_refused_one_is_not_read(
         ("Transfer-Encoding: chunked", 501),
     ],
 )
+@pytest.mark.parametrize("enter", [azure_ml, kubeflow, sagemaker, side, vertex])
 def test_a_body_without_a_sensible_length_is_refused_at_once(
-    local_cloud: Callable[[str], Platform], header: str, status: int
+    local_cloud: Callable[[str], Platform],
+    enter: Callable[[Platform], Door],
+    header: str,
+    status: int,
 ) -> None:
-    url = urlsplit(vertex(local_cloud("vertex")).address)
-    with socket.create_connection((url.hostname or "", url.port), timeout=30) as line:
-        line.sendall(
-            f"POST /storage/v1/b HTTP/1.1\r\nHost: {url.netloc}\r\n{header}\r\n\r\n".encode()
-        )
-        assert f" {status} ".encode() in line.recv(65536)
+    door = enter(local_cloud("vertex" if enter is side else enter.__name__))
+    name, value = header.split(": ")
+    with closing(door.connect()) as connection:
+        connection.putrequest(door.method, door.path)
+        connection.putheader(name, value)
+        connection.endheaders()
+        assert connection.getresponse().status == status
+
+
+@pytest.mark.parametrize("path", ["/api/v1/pods", "/nowhere"])
+def test_an_expectation_that_is_no_text_is_refused(
+    local_cloud: Callable[[str], Platform], path: str
+) -> None:
+    door = kubernetes(local_cloud("kubernetes"))
+    with closing(door.connect()) as connection:
+        connection.request("GET", path, headers={"Expect": "\xe9"})
+        assert connection.getresponse().status == 417
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[x", "http://127.0.0.1:99999/", "http://127.0.0.1:abc/"]
+)
+@pytest.mark.parametrize("enter", [azure_ml, kubeflow, kubernetes, sagemaker, side, vertex])
+def test_an_address_that_cant_be_read_is_refused_before_anything_else(
+    local_cloud: Callable[[str], Platform], enter: Callable[[Platform], Door], address: str
+) -> None:
+    door = enter(local_cloud("vertex" if enter is side else enter.__name__))
+    with closing(door.connect()) as connection:
+        connection.putrequest("GET", address, skip_host=True)
+        connection.putheader("Host", urlsplit(door.address).netloc)
+        connection.endheaders()
+        assert connection.getresponse().status == 400
+
+
+def test_a_chunk_that_never_comes_is_not_waited_for(
+    local_cloud: Callable[[str], Platform],
+) -> None:
+    door = kubernetes(local_cloud("kubernetes"))
+    with closing(door.connect()) as connection:
+        connection.putrequest(door.method, door.path)
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders(b"FFFFFFFF\r\n")
+        assert connection.getresponse().status == 401
 
 
 @pytest.fixture

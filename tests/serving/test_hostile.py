@@ -268,6 +268,8 @@ SPOILED = {
     "another encoding": ("POST", ASK, b"x", {"Content-Encoding": "zstd"}, 415),
     "a long body": ("POST", ASK, b" " * (2**20 + 1), {}, 413),
     "a name that climbs": ("GET", "/routes/..%2f..%2fetc/requests", b"", {}, 400),
+    "an expectation that is no text": ("POST", ASK, b"{}", {"Expect": b"\xe9"}, 417),
+    "an unknown expectation": ("GET", "/nowhere", b"", {"Expect": "tea"}, 417),
     "no such path": ("GET", "/nowhere", b"", {}, 404),
     "no such method": ("PATCH", "/routes/churn", b"", {}, 405),
 }

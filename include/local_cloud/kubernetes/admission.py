@@ -4,12 +4,12 @@ import base64
 import re
 from typing import Any
 
-from include.local_cloud.kubernetes import resources
+from include.local_cloud.kubernetes import metadata, resources
 from include.local_cloud.kubernetes.objects import Object, Store
-from include.local_cloud.kubernetes.resources import Resource
+from include.local_cloud.kubernetes.resources import LABEL, SUBDOMAIN, Resource
 from include.local_cloud.kubernetes.status import Refused, bad_request, invalid
 
-NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+MOST = 2**31 - 1
 TRAIN_JOB_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 POLICIES = ("Always", "OnFailure", "Never")
 WITH_SPEC = (
@@ -32,8 +32,9 @@ def admitted(resource: Resource, namespace: str, thing: Any, store: Store) -> Ob
             f"{said[1]} in version {said[0]!r} cannot be handled as a {resource.kind} "
             f"in version {resource.api_version!r}"
         )
-    meta = thing.get("metadata") or {}
-    name = str(meta.get("name") or meta.get("generateName", ""))
+    meta = metadata.checked(resource.kind, thing.get("metadata"))
+    thing["metadata"] = metadata.of_client(meta)
+    name = meta.get("name") or meta.get("generateName") or ""
     home = meta.get("namespace")
     if not name:
         raise invalid(
@@ -43,7 +44,7 @@ def admitted(resource: Resource, namespace: str, thing: Any, store: Store) -> Ob
         raise bad_request(
             "the namespace of the provided object does not match the namespace sent on the request"
         )
-    if len(name) > 253 or not NAME.fullmatch(meta.get("name") or f"{name}x"):
+    if len(name) > 253 or not SUBDOMAIN.fullmatch(meta.get("name") or f"{name}x"):
         why = (
             f'Invalid value: "{name}": a lowercase RFC 1123 subdomain must consist of lower case '
             "alphanumeric characters, '-' or '.', and must start and end with an alphanumeric "
@@ -52,34 +53,67 @@ def admitted(resource: Resource, namespace: str, thing: Any, store: Store) -> Ob
         raise invalid(resource.kind, name, "metadata.name", why)
     if resource in WITH_SPEC and not thing.get("spec"):
         raise invalid(resource.kind, name, "spec", "Required value")
+    _fill_in(resource, namespace, name, thing, store)
     if resource == resources.PODS:
-        thing["spec"] = _pod(resource, name, thing["spec"], "spec")
         thing["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
     elif resource == resources.JOBS:
-        thing["spec"] = _job(name, thing["spec"])
         thing["status"] = {}
-    elif resource == resources.TRAIN_JOBS:
-        thing["spec"] = _train_job(name, thing["spec"], namespace, store)
+    elif resource in (resources.TRAIN_JOBS, resources.INFERENCE_SERVICES):
         thing.pop("status", None)
-    elif resource == resources.INFERENCE_SERVICES:
-        thing["spec"] = _inference_service(name, thing["spec"])
-        thing.pop("status", None)
-    elif resource == resources.SECRETS:
-        _secret(thing)
-    elif resource == resources.CONFIG_MAPS:
-        for key, value in (thing.get("data") or {}).items():
-            if not isinstance(value, str):
-                raise bad_request(
-                    f'ConfigMap in version "v1" cannot be handled: data.{key} is no string'
-                )
     elif resource == resources.CLAIMS:
         thing["status"] = {"phase": "Bound"}
     elif resource == resources.DEFINITIONS:
-        _definition(name, thing)
+        condition = {"type": "Established", "status": "True", "reason": "InitialNamesAccepted"}
+        thing["status"] = {"acceptedNames": thing["spec"]["names"], "conditions": [condition]}
+    _status(resource, name, thing)
     return thing
 
 
-def unchanged(resource: Resource, before: Object, after: Object) -> None:
+def changed(resource: Resource, before: Object, after: Object, store: Store) -> Object:
+    """An object as somebody wants it to be from now on, held to what a new one is held to."""
+    old = before["metadata"]
+    given = metadata.checked(resource.kind, after.get("metadata"), old["name"])
+    after["metadata"] = metadata.merged(old, given)
+    _unchanged(resource, before, after)
+    if resource not in WITH_SPEC or before.get("spec") != after.get("spec"):
+        if resource in WITH_SPEC and not after.get("spec"):
+            raise invalid(resource.kind, old["name"], "spec", "Required value")
+        _fill_in(resource, old.get("namespace", ""), old["name"], after, store)
+    _status(resource, old["name"], after)
+    return after
+
+
+def _fill_in(resource: Resource, namespace: str, name: str, thing: Object, store: Store) -> None:
+    """Check what only this kind of object has, and give it its defaults."""
+    if resource in WITH_SPEC and not isinstance(thing["spec"], dict):
+        raise bad_request(f"{resource.kind} cannot be handled: its spec must be an object")
+    if resource == resources.PODS:
+        thing["spec"] = _pod(resource, name, thing["spec"], "spec")
+    elif resource == resources.JOBS:
+        thing["spec"] = _job(name, thing["spec"])
+    elif resource == resources.TRAIN_JOBS:
+        thing["spec"] = _train_job(name, thing["spec"], namespace, store)
+    elif resource == resources.INFERENCE_SERVICES:
+        thing["spec"] = _inference_service(name, thing["spec"])
+    elif resource == resources.SECRETS:
+        _secret(thing)
+    elif resource == resources.CONFIG_MAPS:
+        if not metadata.is_texts(thing.get("data") or {}):
+            raise bad_request(
+                'ConfigMap in version "v1" cannot be handled: data is no object with texts'
+            )
+    elif resource == resources.DEFINITIONS:
+        _definition(name, thing)
+
+
+def _status(resource: Resource, name: str, thing: Object) -> None:
+    """Of all kinds that are run here the status is read: also at the next start."""
+    if resource in resources.BUILT_IN and not isinstance(thing.get("status") or {}, dict):
+        why = f"Invalid value: {thing['status']!r:.100}: no object"
+        raise invalid(resource.kind, name, "status", why)
+
+
+def _unchanged(resource: Resource, before: Object, after: Object) -> None:
     """See that nothing changes that can't."""
     name, old, new = before["metadata"]["name"], before.get("spec"), after.get("spec")
     if resource == resources.PODS and old != new:
@@ -96,14 +130,15 @@ def unchanged(resource: Resource, before: Object, after: Object) -> None:
 
 
 def _pod(resource: Resource, name: str, spec: Object, at: str) -> Object:
-    containers = spec.get("containers") or []
+    containers = spec.get("containers")
     if not containers:
         raise invalid(resource.kind, name, f"{at}.containers", "Required value")
+    for part in ("containers", "initContainers", "volumes"):
+        _named_parts(resource, name, spec.get(part), f"{at}.{part}")
     for number, container in enumerate(containers):
-        if not container.get("name"):
-            raise invalid(resource.kind, name, f"{at}.containers[{number}].name", "Required value")
         if not container.get("image"):
             raise invalid(resource.kind, name, f"{at}.containers[{number}].image", "Required value")
+    _numbers(resource, name, spec, at, "terminationGracePeriodSeconds", "activeDeadlineSeconds")
     names = [each["name"] for each in [*(spec.get("initContainers") or []), *containers]]
     if len(set(names)) < len(names):
         raise invalid(resource.kind, name, f"{at}.containers", f"Duplicate value: {names}")
@@ -122,6 +157,36 @@ def _pod(resource: Resource, name: str, spec: Object, at: str) -> Object:
     return whole
 
 
+def _named_parts(resource: Resource, name: str, parts: Any, at: str) -> None:
+    """Containers and volumes: their names become those of folders."""
+    if not isinstance(parts or [], list):
+        raise invalid(resource.kind, name, at, f"Invalid value: {parts!r:.100}: no list")
+    for number, part in enumerate(parts or []):
+        if not isinstance(part, dict) or not part.get("name"):
+            raise invalid(resource.kind, name, f"{at}[{number}].name", "Required value")
+        if not isinstance(part["name"], str) or not LABEL.fullmatch(part["name"]):
+            why = f"Invalid value: {part['name']!r:.100}: no lowercase RFC 1123 label"
+            raise invalid(resource.kind, name, f"{at}[{number}].name", why)
+        env = part.get("env") or []
+        if not isinstance(env, list) or not all(isinstance(each, dict) for each in env):
+            why = f"Invalid value: {env!r:.100}: no list of objects"
+            raise invalid(resource.kind, name, f"{at}[{number}].env", why)
+
+
+def _numbers(resource: Resource, name: str, spec: Object, at: str, *fields: str) -> None:
+    for field in fields:
+        value = spec.get(field)
+        if value is not None and (type(value) is not int or not 0 <= value <= MOST):
+            why = f"Invalid value: {value!r:.100}: must be a whole number from 0 to {MOST}"
+            raise invalid(resource.kind, name, f"{at}.{field}", why)
+
+
+def _suspend(kind: str, name: str, spec: Object) -> None:
+    if not isinstance(spec.get("suspend") or False, bool):
+        why = f"Invalid value: {spec['suspend']!r:.100}: must be true or false"
+        raise invalid(kind, name, "spec.suspend", why)
+
+
 def _job(name: str, spec: Object) -> Object:
     template = spec.get("template") or {}
     inner = template.get("spec") or {}
@@ -130,10 +195,10 @@ def _job(name: str, spec: Object) -> Object:
         why = f'Required value: valid values: "OnFailure", "Never", not {policy!r}'
         raise invalid("Job", name, "spec.template.spec.restartPolicy", why)
     pod = _pod(resources.JOBS, name, inner, "spec.template.spec")
-    for field in ("parallelism", "completions", "backoffLimit", "activeDeadlineSeconds"):
-        if spec.get(field) is not None and (not isinstance(spec[field], int) or spec[field] < 0):
-            why = f"Invalid value: {spec[field]!r}: must be greater than or equal to 0"
-            raise invalid("Job", name, f"spec.{field}", why)
+    numbers = ("parallelism", "completions", "backoffLimit", "activeDeadlineSeconds")
+    _numbers(resources.JOBS, name, spec, "spec", *numbers, "ttlSecondsAfterFinished")
+    _suspend("Job", name, spec)
+    metadata.checked("Job", template.get("metadata"), name)
     indexed = spec.get("completionMode") == "Indexed"
     if indexed and spec.get("completions") is None:
         why = "Required value: when completion mode is Indexed"
@@ -165,10 +230,11 @@ def _train_job(name: str, spec: Object, namespace: str, store: Store) -> Object:
         raise Refused(403, "Forbidden", message, name=name, kind="TrainJob")
     for field in ("numNodes", "numProcPerNode"):
         number = (spec.get("trainer") or {}).get(field)
-        if number is not None and (not isinstance(number, int) or number < 1):
-            why = f"Invalid value: {number!r}: must be a number of at least 1"
+        if number is not None and (type(number) is not int or not 1 <= number <= MOST):
+            why = f"Invalid value: {number!r:.100}: must be a number of at least 1"
             raise invalid("TrainJob", name, f"spec.trainer.{field}", why)
-    return {"suspend": False} | spec | {"runtimeRef": reference}
+    _suspend("TrainJob", name, spec)
+    return spec | {"suspend": bool(spec.get("suspend")), "runtimeRef": reference}
 
 
 def _inference_service(name: str, spec: Object) -> Object:
@@ -202,13 +268,12 @@ def _secret(thing: Object) -> None:
 
 
 def _definition(name: str, thing: Object) -> None:
-    spec = thing.get("spec") or {}
-    names = spec.get("names") or {}
-    for part, there in (("group", spec), ("versions", spec), ("kind", names), ("plural", names)):
-        if not there.get(part):
-            raise invalid("CustomResourceDefinition", name, f"spec…{part}", "Required value")
-    if name != f"{names['plural']}.{spec['group']}":
+    if found := resources.flaw(thing):
+        raise invalid("CustomResourceDefinition", name, *found)
+    names, group = thing["spec"]["names"], thing["spec"]["group"]
+    if name != f"{names['plural']}.{group}":
         why = 'Invalid value: must be spec.names.plural+"."+spec.group'
         raise invalid("CustomResourceDefinition", name, "metadata.name", why)
-    condition = {"type": "Established", "status": "True", "reason": "InitialNamesAccepted"}
-    thing["status"] = {"acceptedNames": names, "conditions": [condition]}
+    if name in {each.name for each in resources.BUILT_IN}:
+        why = "Invalid value: this kind is built into the local cloud"
+        raise invalid("CustomResourceDefinition", name, "metadata.name", why)

@@ -15,9 +15,10 @@ from aiohttp import web
 from include import loopback
 from include.local_cloud import server
 from include.local_cloud.kubernetes import execution, resources
-from include.local_cloud.kubernetes.admission import admitted, unchanged
+from include.local_cloud.kubernetes.admission import admitted, changed
 from include.local_cloud.kubernetes.kubelet import Kubelet
-from include.local_cloud.kubernetes.logs import lines
+from include.local_cloud.kubernetes.logs import lines, wanted
+from include.local_cloud.kubernetes.numbers import whole
 from include.local_cloud.kubernetes.objects import Change, Object, Store
 from include.local_cloud.kubernetes.patches import patched
 from include.local_cloud.kubernetes.resources import PODS, Resource
@@ -27,6 +28,8 @@ from include.local_cloud.kubernetes.status import Refused, bad_request, not_impl
 LARGEST = 3 * 1024**2  # what etcd takes, about
 WATCHED_FOR = 1_800.0  # seconds, where a client does not say
 POLL = 0.1
+LONGEST = 2**31 - 1  # seconds that a pod may take to end
+POLICIES = ("Background", "Foreground", "Orphan")
 # Groups of a real cluster: what is missing of them is missing here, not misspelt.
 THEIRS = ("", "apps", "autoscaling", "batch", "policy")
 VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -71,6 +74,7 @@ class Api:
 
     async def _listen(self, tls: ssl.SSLContext, port: int) -> None:
         app = web.Application(client_max_size=LARGEST)
+        loopback.refuse_other_expectations(app)
         app.router.add_route("*", "/{path:.*}", self._guarded)
         loopback.keep_headers_out_of_logs()
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
@@ -178,11 +182,10 @@ class Api:
                 after = patched(before, given, request.content_type)
             fixed = {"spec"} if address.part == "status" else {"status"}
             kept = {field: before[field] for field in fixed & before.keys()}
+            if not isinstance(after, dict):
+                raise bad_request("the object provided is unrecognized: it must be a JSON object")
             after = {field: after[field] for field in after.keys() - fixed} | kept
-            if "metadata" not in after:
-                raise bad_request("metadata is required")
-            unchanged(resource, before, after)
-            return after
+            return changed(resource, before, server.checked(after), self._store)
 
         if "dryRun" in request.query:
             return web.json_response(change(self._store.get(*address[:3])))
@@ -191,12 +194,15 @@ class Api:
     async def _delete(self, request: web.Request, address: Address) -> web.Response:
         options = await _body(request) if request.can_read_body else {}
         options = {**(options or {}), **request.query}
-        grace, policy = options.get("gracePeriodSeconds"), options.get("propagationPolicy")
-        given = (None if grace is None else int(grace), policy or "Background")
+        policy = options.get("propagationPolicy")
+        policy = "Background" if policy is None else policy
+        if policy not in POLICIES:
+            raise bad_request(f"propagationPolicy: {policy!r:.100} is none of {POLICIES}")
+        given = (whole(options, "gracePeriodSeconds", most=LONGEST), policy)
         if address.name:
-            wanted = (options.get("preconditions") or {}).get("uid")
+            uid = (options.get("preconditions") or {}).get("uid")
             there = self._store.get(*address[:3])
-            if wanted not in (None, there["metadata"]["uid"]):
+            if uid not in (None, there["metadata"]["uid"]):
                 raise Refused(409, "Conflict", "the UID in the precondition does not match")
             gone = await asyncio.to_thread(self._store.delete, *address[:3], *given)
             return web.json_response(gone)
@@ -211,14 +217,14 @@ class Api:
 
     async def _watch(self, request: web.Request, address: Address) -> web.StreamResponse:
         matches = _matches(request, address)
-        until = time.monotonic() + float(request.query.get("timeoutSeconds") or WATCHED_FOR)
-        start = request.query.get("resourceVersion") or "0"
+        until = time.monotonic() + (whole(request.query, "timeoutSeconds") or WATCHED_FOR)
+        start = whole(request.query, "resourceVersion") or 0
         changed = asyncio.Event()
         self._watches.add(changed)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         try:
-            async for event in self._changes(address, matches, int(start), changed, until):
+            async for event in self._changes(address, matches, start, changed, until):
                 await response.write(json.dumps(event).encode() + b"\n")
         except Refused as why:
             await response.write(
@@ -266,21 +272,17 @@ class Api:
                 f'container "{container}" in pod "{address.name}" is waiting to start: '
                 f"{waiting.get('reason', 'ContainerCreating')}"
             )
+        asked = wanted(request.query)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
         follow = request.query.get("follow", "").lower() == "true"
         file, place = self._kubelet.log(uid, container), 0
-        first = True
         try:
             while True:
                 now = self._store.find(PODS, address.namespace, address.name)
                 over = now is None or "terminated" in _state(now, container)
-                text, place = lines(
-                    file,
-                    place,
-                    request.query if first else {"timestamps": request.query.get("timestamps", "")},
-                )
-                first = False
+                text, place = lines(file, place, asked)
+                asked = asked.rest()
                 if text:
                     await response.write(text)
                 if over or not follow:
@@ -376,6 +378,6 @@ def _state(pod: Object, container: str) -> dict[str, Any]:
 
 async def _body(request: web.Request) -> Any:
     try:
-        return json.loads(await request.read() or b"{}")
+        return server.parsed(await request.read() or b"{}")
     except ValueError as error:
         raise bad_request(f"couldn't get object from the request: {error}") from None

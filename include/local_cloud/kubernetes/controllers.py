@@ -9,6 +9,7 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from include import processes
@@ -137,8 +138,8 @@ class Controllers:
         room = min(job["spec"]["parallelism"], wanted - len(succeeded)) - len(active)
         if job["spec"]["completionMode"] == "Indexed":
             taken = {_index(each) for each in [*active, *succeeded]}
-            free = [index for index in range(wanted) if index not in taken]
-            for index in free[: max(room, 0)]:
+            free = (index for index in range(wanted) if index not in taken)
+            for index in islice(free, max(room, 0)):
                 self._pod(job, index)
         else:
             for _ in range(room):

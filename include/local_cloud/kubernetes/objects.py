@@ -60,8 +60,9 @@ class Store:
 
     def resources(self) -> list[Resource]:
         """The kinds that are built in, and those that were defined."""
-        added = [resources.defined(each) for each in self.all(resources.DEFINITIONS)]
-        return [*resources.BUILT_IN, *(each for several in added for each in several)]
+        known = [each for each in self.all(resources.DEFINITIONS) if resources.flaw(each) is None]
+        added = (each for definition in known for each in resources.defined(definition))
+        return [*resources.BUILT_IN, *added]
 
     def find(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """One of them, or None."""
@@ -147,7 +148,9 @@ class Store:
     ) -> Object:
         """Ask for its end. A pod's is brought about by the kubelet; an object may be held."""
         found = self.get(resource, namespace, name)
-        meta, spec = found["metadata"], found.get("spec") or {}
+        meta = found["metadata"]
+        # Of other kinds nobody knows what their spec is: it may be a text.
+        spec = found["spec"] if resource == resources.PODS else {}
         if policy == "Orphan":
             self._orphan(meta["uid"])
         if resource != resources.PODS and not meta.get("finalizers"):
@@ -239,7 +242,7 @@ class Store:
     def _orphan(self, uid: str) -> None:
         def let_go(thing: Object) -> Object:
             owners = thing["metadata"]["ownerReferences"]
-            thing["metadata"]["ownerReferences"] = [each for each in owners if each["uid"] != uid]
+            thing["metadata"]["ownerReferences"] = [each for each in owners if _uid(each) != uid]
             return thing
 
         for kind, each in self._everything():
@@ -316,5 +319,11 @@ def _key(thing: Object) -> tuple[str, str]:
     return thing["metadata"].get("namespace", ""), thing["metadata"]["name"]
 
 
-def _owners(thing: Object) -> list[str]:
-    return [each["uid"] for each in thing["metadata"].get("ownerReferences") or []]
+def _owners(thing: Object) -> list[str | None]:
+    """By their uids. What an earlier start has kept may be of any kind."""
+    references = thing["metadata"].get("ownerReferences")
+    return [_uid(each) for each in references] if isinstance(references, list) else []
+
+
+def _uid(reference: Any) -> str | None:
+    return reference.get("uid") if isinstance(reference, dict) else None

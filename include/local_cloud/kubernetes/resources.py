@@ -1,9 +1,14 @@
 """The kinds of objects that there are, and how clients discover them."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+KIND = re.compile(r"[A-Za-z]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,48 @@ BUILT_IN = (
 )
 
 
+def flaw(definition: dict[str, Any]) -> tuple[str, str] | None:
+    """The first field of a CustomResourceDefinition that can't be used, and why; else None."""
+    spec = definition.get("spec")
+    if not isinstance(spec, dict):
+        return "spec", "Required value"
+    names, versions = spec.get("names"), spec.get("versions")
+    if not isinstance(names, dict):
+        return "spec.names", "Required value"
+    for field, value, pattern in (
+        ("spec.group", spec.get("group"), SUBDOMAIN),
+        ("spec.names.kind", names.get("kind"), KIND),
+        ("spec.names.plural", names.get("plural"), LABEL),
+    ):
+        if not value:
+            return field, "Required value"
+        if not _fits(value, pattern):
+            return field, f"Invalid value: {value!r:.100}"
+    if spec.get("scope", "Namespaced") not in ("Namespaced", "Cluster"):
+        return "spec.scope", f"Unsupported value: {spec['scope']!r:.100}"
+    if not versions:
+        return "spec.versions", "Required value"
+    if not isinstance(versions, list):
+        return "spec.versions", f"Invalid value: {versions!r:.100}"
+    for number, version in enumerate(versions):
+        at = f"spec.versions[{number}]"
+        if not isinstance(version, dict) or not _fits(version.get("name"), LABEL):
+            return f"{at}.name", f"Invalid value: {version!r:.100}"
+        if not isinstance(version.get("served", True), bool):
+            return f"{at}.served", f"Invalid value: {version['served']!r:.100}"
+        if not isinstance(version.get("subresources") or {}, dict):
+            return f"{at}.subresources", f"Invalid value: {version['subresources']!r:.100}"
+    if len({version["name"] for version in versions}) < len(versions):
+        return "spec.versions", "Invalid value: must contain unique version names"
+    return None
+
+
+def _fits(value: Any, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and len(value) <= 253 and bool(pattern.fullmatch(value))
+
+
 def defined(definition: dict[str, Any]) -> list[Resource]:
-    """What a CustomResourceDefinition adds: one for each version that is served."""
+    """What a CustomResourceDefinition without a flaw adds: one for each version that is served."""
     spec = definition["spec"]
     return [
         Resource(
@@ -63,7 +108,7 @@ def defined(definition: dict[str, Any]) -> list[Resource]:
             spec["names"]["plural"],
             spec["names"]["kind"],
             spec.get("scope", "Namespaced") == "Namespaced",
-            tuple(version.get("subresources", {})),
+            tuple(version.get("subresources") or {}),
         )
         for version in spec["versions"]
         if version.get("served", True)

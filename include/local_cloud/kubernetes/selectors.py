@@ -18,7 +18,8 @@ def labelled(selector: str) -> Matches:
     demands = [_demand(part.strip(), selector) for part in _BETWEEN.split(selector) if part.strip()]
 
     def matches(thing: dict[str, Any]) -> bool:
-        labels = thing["metadata"].get("labels") or {}
+        given = thing["metadata"].get("labels")
+        labels = given if isinstance(given, dict) else {}
         return all(demand(labels) for demand in demands)
 
     return matches

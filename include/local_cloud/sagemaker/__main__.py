@@ -11,9 +11,8 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import make_server
-from werkzeug.wsgi import get_content_length, get_input_stream
+from werkzeug.wsgi import get_input_stream
 
-from include import loopback
 from include.local_cloud import server
 from include.local_cloud.sagemaker.account import IMAGE, NUMBER, REGION, ROLE, Account
 from include.local_cloud.sagemaker.automl import AutoML
@@ -35,8 +34,8 @@ Environ = dict[str, Any]
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
 
-class Handler(MotoRequestHandler):
-    """Says nothing of each request."""
+class Handler(server.Handler, MotoRequestHandler):
+    """Refuses what no platform answers, before anything of a body is read."""
 
     def log(self, type: str, message: str, *args: Any) -> None:
         """The log is for what goes wrong."""
@@ -109,10 +108,6 @@ class SageMaker:
         self.listener.server_close()
 
     def _answer(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
-        if why := loopback.refusal(environ.get("HTTP_HOST"), environ.get("HTTP_ORIGIN")):
-            return _told(start_response, "403 Forbidden", "text/plain", why.encode())
-        if (get_content_length(environ) or 0) > server.MOST_BYTES:
-            return _told(start_response, "413 Content Too Large", "text/plain", b"")
         body = get_input_stream(environ).read()
         environ["wsgi.input"] = io.BytesIO(body)
         try:
