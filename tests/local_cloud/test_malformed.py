@@ -2,7 +2,7 @@
 
 import json
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.services import Platform
+from tests.waiting import until
 
 TEXT = "a text where an object should be"
 
@@ -117,6 +120,82 @@ def test_a_malformed_request_is_refused_in_the_vendors_shape_and_changes_nothing
     status, _ = caller.ask("GET", f"{parent}/{look}".rstrip("/"))
     assert status == 200
     assert platform.left() == left
+
+
+def test_a_number_that_is_no_json_is_not_kept_by_sagemaker(
+    local_cloud: Callable[[str], Platform],
+) -> None:
+    fields = local_cloud("sagemaker").redirect.connections["aws_default"]
+    client = boto3.client(
+        "sagemaker",
+        endpoint_url=fields["extra"]["endpoint_url"],
+        region_name=fields["extra"]["region_name"],
+        aws_access_key_id=fields["login"],
+        aws_secret_access_key=fields["password"],
+    )
+    variant = {"VariantName": "only", "ModelName": "plain", "InstanceType": "ml.m5.large"}
+    variant |= {"InitialInstanceCount": 1, "InitialVariantWeight": 7e77}
+
+    def make_it_infinite(params: dict[str, Any], **_: Any) -> None:
+        params["body"] = params["body"].replace(b"7e+77", b"1e400")
+        assert b"1e400" in params["body"]
+
+    client.meta.events.register("before-call.sagemaker.CreateEndpointConfig", make_it_infinite)
+    with pytest.raises(ClientError) as refused:
+        client.create_endpoint_config(EndpointConfigName="odd", ProductionVariants=[variant])
+    assert refused.value.response["Error"]["Code"] == "SerializationException"
+    assert client.list_endpoint_configs(NameContains="odd")["EndpointConfigs"] == []
+
+
+@pytest.fixture
+def pod(local_cloud: Callable[[str], Platform]) -> Iterator[Caller]:
+    """A cluster with a pod `plain` that has ended."""
+    caller = kubernetes(local_cloud("kubernetes"))
+    spec = {"restartPolicy": "Never", "containers": [{"name": "only", "image": "python"}]}
+    assert caller.ask("POST", PODS, {"metadata": {"name": "plain"}, "spec": spec})[0] == 201
+    until(
+        lambda: caller.ask("GET", f"{PODS}/plain")[1]["status"]["phase"],
+        "the pod to end",
+        lambda phase: phase == "Failed",
+    )
+    yield caller
+    assert caller.ask("DELETE", f"{PODS}/plain", {"gracePeriodSeconds": 0})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *("plain/log?tailLines=x", "plain/log?tailLines=-3", "plain/log?limitBytes=x"),
+        *("plain/log?sinceSeconds=x", "plain/log?sinceSeconds=nan", "plain/log?sinceTime=x"),
+        *("plain/log?sinceTime=0001-01-01T00:00:00", f"plain/log?tailLines={'9' * 400}"),
+        *("?watch=1&resourceVersion=x", f"?watch=1&resourceVersion={'9' * 5000}"),
+        *("?watch=1&timeoutSeconds=x", "?watch=1&timeoutSeconds=nan"),
+    ],
+)
+def test_a_number_that_cant_be_read_is_refused_before_the_answer_begins(
+    pod: Caller, asked: str
+) -> None:
+    status, told = pod.ask("GET", f"{PODS}/{asked}".replace("/?", "?"))
+    assert (status, told["kind"], told["reason"]) == (400, "Status", "BadRequest")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        b'{"gracePeriodSeconds": 1e400}',
+        b'{"gracePeriodSeconds": NaN}',
+        b'{"gracePeriodSeconds": %s}' % (b"9" * 400),
+        b'{"gracePeriodSeconds": "inf"}',
+        b'{"gracePeriodSeconds": -1}',
+        b'{"propagationPolicy": []}',
+        b'{"preconditions": 5}',
+        b"[5]",
+    ],
+)
+def test_a_pod_is_not_deleted_with_options_that_cant_be_read(pod: Caller, options: bytes) -> None:
+    status, told = pod.ask("DELETE", f"{PODS}/plain", options)
+    assert (status, told["reason"]) == (400, "BadRequest")
+    assert "deletionTimestamp" not in pod.ask("GET", f"{PODS}/plain")[1]["metadata"]
 
 
 @pytest.mark.parametrize(

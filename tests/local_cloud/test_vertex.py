@@ -6,15 +6,18 @@ import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import grpc
 import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform, storage
 from google.cloud.aiplatform import training_jobs
 from google.cloud.aiplatform_v1 import (
+    DatasetServiceClient,
     EndpointServiceClient,
     JobServiceClient,
     ModelServiceClient,
     PipelineServiceClient,
+    PredictionServiceClient,
     types,
 )
 from google.oauth2.credentials import Credentials
@@ -349,6 +352,111 @@ def test_a_model_without_files_is_not_taken(where, parent):
     empty = {"display_name": "x", "artifact_uri": "gs://nowhere/x", "container_spec": CONTAINER}
     with pytest.raises(exceptions.InvalidArgument, match="is empty or missing"):
         models.upload_model(parent=parent, model=empty)
+
+
+LONG = "x" * 300
+DEEP = {"a": [[[[[[[[["b"]]]]]]]]]}
+BY_NAME = [
+    *((EndpointServiceClient, call) for call in ("get_endpoint", "delete_endpoint")),
+    *((ModelServiceClient, call) for call in ("get_model", "delete_model")),
+    *((DatasetServiceClient, call) for call in ("get_dataset", "delete_dataset")),
+    *((JobServiceClient, call) for call in ("get_custom_job", "delete_custom_job")),
+    (JobServiceClient, "get_batch_prediction_job"),
+    (JobServiceClient, "cancel_batch_prediction_job"),
+    *((PipelineServiceClient, f"{verb}_training_pipeline") for verb in ("get", "cancel", "delete")),
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "{}/endpoints/", "{}/"])
+@pytest.mark.parametrize(("kind", "call"), BY_NAME)
+def test_a_name_that_nothing_can_have_is_refused_as_google_does(where, parent, kind, call, prefix):
+    refused = (exceptions.InvalidArgument, exceptions.NotFound)
+    with pytest.raises(refused):
+        getattr(service(kind, where), call)(name=prefix.format(parent) + LONG)
+
+
+def test_an_endpoint_that_nothing_can_be_is_neither_asked_nor_changed(where, parent):
+    name, endpoints = f"{parent}/endpoints/{LONG}", service(EndpointServiceClient, where)
+    deployed = {"model": name, "dedicated_resources": MACHINE}
+    for call in (
+        lambda: service(PredictionServiceClient, where).predict(endpoint=name, instances=[]),
+        lambda: endpoints.deploy_model(endpoint=name, deployed_model=deployed),
+        lambda: endpoints.undeploy_model(endpoint=name, deployed_model_id="1"),
+        lambda: endpoints.update_endpoint(
+            endpoint={"name": name}, update_mask={"paths": ["display_name"]}
+        ),
+    ):
+        with pytest.raises(exceptions.InvalidArgument):
+            call()
+
+
+def test_bytes_that_are_no_message_are_refused(where):
+    channel = service(EndpointServiceClient, where).transport.grpc_channel
+    call = channel.unary_unary("/google.cloud.aiplatform.v1.EndpointService/GetEndpoint")
+    token = [("authorization", f"Bearer {where['credentials'].token}")]
+    with pytest.raises(grpc.RpcError) as refused:
+        call(b"\xff", metadata=token, timeout=30)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"display_name": text} for text in ("", LONG, "\n", "é" * 128, "../..")),
+        *({"description": text} for text in ("\0", "x" * 5000)),
+        *({"labels": {key: "b"}} for key in ("", LONG, "é")),
+        {"deployed_models": [{"model": LONG}]},
+        {"traffic_split": {"1": 2**31 - 1}},
+        {"metadata": DEEP},
+        {"metadata": {"a": float("inf")}},
+    ],
+)
+def test_no_odd_thing_spoils_the_lists_of_vertex(cloud, where, parent, odd):
+    before = cloud.left()
+    datasets, endpoints = (
+        service(kind, where) for kind in (DatasetServiceClient, EndpointServiceClient)
+    )
+    models, pipelines = (
+        service(kind, where) for kind in (ModelServiceClient, PipelineServiceClient)
+    )
+    jobs, place = service(JobServiceClient, where), parent.replace("local", LONG)
+    said = {"display_name": "odd"} | odd
+    own = ("deployed_models", "traffic_split")
+    dataset = {field: value for field, value in said.items() if field not in own}
+    endpoint = {field: value for field, value in said.items() if field != "metadata"}
+    made = []
+    for home in (parent, place):
+        for create, delete in (
+            (
+                lambda at: datasets.create_dataset(parent=at, dataset=dataset),
+                datasets.delete_dataset,
+            ),
+            (
+                lambda at: endpoints.create_endpoint(parent=at, endpoint=endpoint),
+                endpoints.delete_endpoint,
+            ),
+        ):
+            with suppress(exceptions.InvalidArgument):
+                made.append((delete, create(home).result().name))
+        for listed in (
+            *(datasets.list_datasets, endpoints.list_endpoints, models.list_models),
+            *(pipelines.list_training_pipelines, jobs.list_custom_jobs),
+            jobs.list_batch_prediction_jobs,
+        ):
+            list(listed(parent=home))
+    for delete, name in made:
+        delete(name=name).result()
+    assert cloud.left() == before
+
+
+def test_a_model_with_an_odd_alias_is_not_kept(where, parent, bucket):
+    models = service(ModelServiceClient, where)
+    bucket.blob("odd/model").upload_from_string("x")
+    said = {"display_name": "odd", "artifact_uri": "gs://conformance/odd"}
+    said |= {"container_spec": CONTAINER, "version_aliases": ["Odd!"]}
+    with pytest.raises(exceptions.InvalidArgument, match="alias"):
+        models.upload_model(parent=parent, model=said)
+    assert "odd" not in [each.display_name for each in models.list_models(parent=parent)]
 
 
 # Endpoints and batches

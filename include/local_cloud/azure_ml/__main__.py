@@ -55,11 +55,11 @@ class AzureML:
 
     def resources(self) -> dict[str, list[str]]:
         """What costs money or stands in the way; ended jobs and their runs are history."""
+        kept = {name: self.workspace.assets.get(name) for name in self.workspace.assets}
         models = [
-            f"{name.split('/')[1]}:{name.split('/')[2]}"
-            for name in self.workspace.assets
-            if name.startswith("models/")
-            and not self.workspace.asset("models", name)["properties"].get("isArchived")
+            ":".join(name.split("/")[1:])
+            for name, asset in kept.items()
+            if name.startswith("models/") and asset and not asset["properties"].get("isArchived")
         ]
         left = {
             "computes": list(self.workspace.computes),

@@ -1,10 +1,11 @@
 """How a call of Azure's clients is read, found, answered and refused."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from include.local_cloud import server
 
 SUBSCRIPTION = "97030400-0000-4000-8000-000000000001"
 GROUP = "local"
@@ -29,7 +30,7 @@ class Request:
     def json(self) -> dict[str, Any]:
         """The body, which must be an object."""
         try:
-            content = json.loads(self.body or b"{}")
+            content = server.parsed(self.body or b"{}")
         except ValueError as error:
             raise Refused(400, "InvalidRequestContent", f"The body is not JSON: {error}") from None
         if not isinstance(content, dict):

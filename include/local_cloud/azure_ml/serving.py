@@ -13,6 +13,15 @@ from urllib.request import Request as Call
 from urllib.request import urlopen
 
 from include.local_cloud.azure_ml.identity import Identity
+from include.local_cloud.azure_ml.kinds import (
+    ANY_TEXT,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    VALUES,
+    WHOLE,
+    check,
+)
 from include.local_cloud.azure_ml.protocol import (
     LOCATION,
     SCOPE,
@@ -32,6 +41,7 @@ NAME = r"[a-z][a-z0-9-]{1,30}[a-z0-9]"
 SCORE = Path(__file__).with_name("score.py")
 SPREAD = 37  # has no factor in common with 100: each hundred calls are dealt out by the percents
 LOOK_SECONDS = 0.1
+BAD = "BadArgument"
 OPERATIONS = (
     SCOPE.partition("/resourceGroups")[0]
     + f"/providers/Microsoft.MachineLearningServices/locations/{LOCATION}/mfeOperationsStatus"
@@ -120,7 +130,14 @@ class Serving:
     def _put(self, request: Request, name: str) -> Reply:
         body, known = request.json(), self.endpoints.get(name)
         given = body.get("properties", {})
-        traffic = {color: share for color, share in (given.get("traffic") or {}).items() if share}
+        check(BAD, body, {}, {"tags": TEXTS, "identity": OBJECT, "kind": TEXT})
+        about = {"description": ANY_TEXT, "properties": VALUES, "authMode": TEXT}
+        check(BAD, given, {}, about | {"traffic": OBJECT, "mirrorTraffic": OBJECT})
+        shares = given.get("traffic") or {}
+        check(BAD, shares, {}, dict.fromkeys(shares, WHOLE))
+        if not all(0 <= (share or 0) <= 100 for share in shares.values()):
+            raise Refused(400, BAD, f"Traffic is shared in percents from 0 to 100: {shares}")
+        traffic = {color: share for color, share in shares.items() if share}
         if strangers := traffic.keys() - set(self._behind(named("an endpoint", name, NAME))):
             raise Refused(400, "BadArgument", f"There is no deployment {', '.join(strangers)}.")
         if sum(traffic.values()) not in (0, 100):
@@ -160,8 +177,13 @@ class Serving:
         body = request.json()
         path = f"onlineEndpoints/{name}/deployments/{named('a deployment', color, NAME)}"
         properties = {"endpointComputeType": "Managed", "scaleSettings": {"scaleType": "Default"}}
-        properties |= body.get("properties", {}) | {"provisioningState": "Creating"}
-        model = self.workspace.asset("models", str(properties.get("model")))
+        given = body.get("properties", {})
+        about = {"description": ANY_TEXT, "properties": VALUES}
+        more = {"environmentVariables": TEXTS, "instanceType": TEXT}
+        check(BAD, given, {"model": TEXT}, about | more | {"scaleSettings": OBJECT})
+        check(BAD, body, {}, {"sku": OBJECT, "tags": TEXTS})
+        properties |= given | {"provisioningState": "Creating"}
+        model = self.workspace.asset("models", given["model"])
         if model["properties"].get("modelType") != "mlflow_model":
             told = "The local Azure ML deploys MLflow models alone: others bring a scoring script."
             raise Refused(501, "NotImplemented", told)

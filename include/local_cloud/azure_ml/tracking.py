@@ -7,10 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from include.local_cloud.azure_ml.kinds import (
+    ANY_TEXT,
+    MEASURE,
+    TEXT,
+    WHOLE,
+    check,
+    checked_list,
+)
 from include.local_cloud.azure_ml.protocol import SCOPE, Refused, Reply, Request, Route
 from include.local_cloud.state import Table
 
 Run = dict[str, Any]
+BAD = "INVALID_PARAMETER_VALUE"
+LABEL = {"key": TEXT, "value": ANY_TEXT}  # a parameter or a tag
+POINT = {"key": TEXT, "value": MEASURE}
+OF_POINT = {"timestamp": WHOLE, "step": WHOLE}
 
 
 @dataclass(frozen=True)
@@ -116,8 +128,10 @@ class Tracking:
         if experiment is None:
             told = f"No experiment with id {body['experiment_id']} exists"
             raise Refused(404, "RESOURCE_DOES_NOT_EXIST", told)
-        run_id, tags = str(uuid4()), {tag["key"]: tag["value"] for tag in body.get("tags", [])}
-        made = self.begin(run_id, experiment["name"], body.get("run_name", run_id), tags)
+        check(BAD, body, {}, {"run_name": ANY_TEXT})
+        given = checked_list(BAD, body.get("tags"), LABEL, {})
+        run_id, tags = str(uuid4()), {tag["key"]: tag["value"] for tag in given}
+        made = self.begin(run_id, experiment["name"], body.get("run_name") or run_id, tags)
         return Reply({"run": _shown(made)})
 
     def _run(self, request: Request) -> Reply:
@@ -125,6 +139,7 @@ class Tracking:
 
     def _update_run(self, request: Request) -> Reply:
         body = request.json()
+        check(BAD, body, {}, {"status": TEXT, "end_time": WHOLE, "run_name": ANY_TEXT})
         with self._lock:
             run = self._found(_wanted(body, "run_id"))
             changes = {key: body[key] for key in ("status", "end_time", "run_name") if key in body}
@@ -135,15 +150,15 @@ class Tracking:
     def _search_runs(self, request: Request) -> Reply:
         body = request.json()
         _no_filter(body)
-        experiments = body.get("experiment_ids", [])
+        experiments = body.get("experiment_ids") or []
+        if not isinstance(experiments, list):
+            raise Refused(400, BAD, "'experiment_ids' must be a list")
         found = [run for run in self.runs.all() if run["info"]["experiment_id"] in experiments]
         return Reply({"runs": [_shown(run) for run in found]})
 
     def _log_batch(self, request: Request) -> Reply:
         body = request.json()
-        return self._log(
-            body, body.get("metrics", []), body.get("params", []), body.get("tags", [])
-        )
+        return self._log(body, body.get("metrics"), body.get("params"), body.get("tags"))
 
     def _log_metric(self, request: Request) -> Reply:
         body = request.json()
@@ -161,17 +176,20 @@ class Tracking:
     def _log(
         self,
         body: dict[str, Any],
-        metrics: list[dict[str, Any]],
-        params: list[dict[str, Any]],
-        tags: list[dict[str, Any]],
+        metrics: Any,
+        params: Any,
+        tags: Any,
     ) -> Reply:
+        """Keep them all, or nothing of it where one is not what MLflow takes."""
+        metrics = checked_list(BAD, metrics, POINT, OF_POINT)
+        params, tags = (checked_list(BAD, each, LABEL, {}) for each in (params, tags))
         with self._lock:
             run = self._found(_wanted(body, "run_id"))
             for param in params:
                 known = run["params"].setdefault(param["key"], param["value"])
                 if known != param["value"]:
                     told = f"Param '{param['key']}' was already logged with value '{known}'"
-                    raise Refused(400, "INVALID_PARAMETER_VALUE", told)
+                    raise Refused(400, BAD, told)
             run["metrics"] += [point for point in metrics if point not in run["metrics"]]
             run["tags"] |= {tag["key"]: tag["value"] for tag in tags}
             self.runs.put(body["run_id"], run)
@@ -188,7 +206,7 @@ def _now() -> int:
 
 def _wanted(body: dict[str, Any], name: str) -> str:
     if not isinstance(body.get(name), str):
-        raise Refused(400, "INVALID_PARAMETER_VALUE", f"Missing value for required '{name}'")
+        raise Refused(400, BAD, f"Missing value for required '{name}'")
     return str(body[name])
 
 

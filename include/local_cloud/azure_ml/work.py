@@ -11,6 +11,15 @@ from tempfile import mkdtemp
 from typing import Any
 
 from include.local_cloud.azure_ml.identity import Identity
+from include.local_cloud.azure_ml.kinds import (
+    ANY_TEXT,
+    OBJECT,
+    SWITCH,
+    TEXT,
+    TEXTS,
+    VALUES,
+    check,
+)
 from include.local_cloud.azure_ml.protocol import (
     GROUP,
     SCOPE,
@@ -38,6 +47,20 @@ ENDED = ("Completed", "Failed", "Canceled")
 LOG = "user_logs/std_log.txt"
 LOST = "The node was lost while the job ran. This is an error of the service: submit it again."
 LOOK_SECONDS = 0.1
+BAD = "UserError"
+NEEDED = {"command": TEXT, "computeId": TEXT}
+KNOWN = {
+    "codeId": ANY_TEXT,
+    "description": ANY_TEXT,
+    "displayName": ANY_TEXT,
+    "environmentVariables": TEXTS,
+    "experimentName": TEXT,
+    "inputs": OBJECT,
+    "isArchived": SWITCH,
+    "outputs": OBJECT,
+    "properties": VALUES,
+    "tags": TEXTS,
+}
 
 
 @dataclass(frozen=True)
@@ -105,10 +128,14 @@ class Work:
         if given.get("jobType") != "Command":
             kind = given.get("jobType")
             raise Refused(501, "NotImplemented", f"The local Azure ML has no jobs of type {kind}.")
-        self.workspace.compute(str(given.get("computeId")))
+        check(BAD, given, NEEDED, KNOWN)
+        for each in (given.get("inputs") or {}).values():
+            check(BAD, each, {"jobInputType": TEXT}, {"uri": TEXT})
+        self.workspace.compute(given["computeId"])
         code = self.workspace.asset("codes", given["codeId"]) if given.get("codeId") else None
         code_uri = code["properties"]["codeUri"] if code else None
-        properties = {"experimentName": "Default", "tags": {}, "properties": {}} | given
+        defaults = {"experimentName": "Default", "tags": {}, "properties": {}}
+        properties = defaults | {key: value for key, value in given.items() if value is not None}
         job = resource(f"jobs/{name}", properties | {"status": "Queued"}, code=code_uri)
         if not self.table.add(name, job):
             known = self._found(name)

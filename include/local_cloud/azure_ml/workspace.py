@@ -1,10 +1,21 @@
 """The workspace and its computes, assets and models: what Resource Manager keeps for a client."""
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
+from include.local_cloud.azure_ml.kinds import (
+    ANY_TEXT,
+    OBJECT,
+    SWITCH,
+    TEXT,
+    TEXTS,
+    VALUES,
+    WHOLE,
+    check,
+)
 from include.local_cloud.azure_ml.protocol import (
     LOCATION,
     SCOPE,
@@ -22,6 +33,13 @@ from include.local_cloud.state import Table
 
 COMPUTE_NAME = r"[A-Za-z][A-Za-z0-9-]{1,22}[A-Za-z0-9]"
 ASSET_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}"
+VERSION = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,29}"
+DURATION = re.compile(
+    r"PT(?=\d)((?P<hours>\d{1,6})H)?((?P<minutes>\d{1,6})M)?((?P<seconds>\d{1,9}(\.\d+)?)S)?"
+)
+IDLE = "PT120S"
+BAD = "BadArgument"
+MOST_NODES = 1_000
 DATASTORE = "workspaceblobstore"
 ARTIFACTS = "/outputs/artifacts/paths/"
 ASSETS = ("codes", "data", "models")
@@ -152,6 +170,10 @@ class Workspace:
         if properties.get("computeType") != "AmlCompute":
             kind = properties.get("computeType")
             raise Refused(501, "NotImplemented", f"The local Azure ML has no compute {kind}.")
+        check(BAD, properties, {"properties": OBJECT}, {"description": ANY_TEXT})
+        settings = properties["properties"]
+        check(BAD, settings, {}, {"scaleSettings": OBJECT, "vmSize": ANY_TEXT})
+        _check_scale(settings.get("scaleSettings") or {})
         properties["provisioningState"] = "Succeeded"
         kept = resource(f"computes/{name}", properties, location=LOCATION)
         return Reply(self._scaled(self.computes.put(name, kept)), 201)
@@ -170,12 +192,12 @@ class Workspace:
         """A compute with the nodes it has just now: one for each job, and idle ones for a while."""
         settings = compute["properties"]["properties"]
         scale = settings.get("scaleSettings") or {}
-        idle_after = float(str(scale.get("nodeIdleTimeBeforeScaleDown", "PT120S"))[2:-1])
+        idle_after = _seconds(scale.get("nodeIdleTimeBeforeScaleDown") or IDLE)
         busy = len(self.busy(compute["name"]))
         still_warm = (
             compute.get("used", 0) if time.time() - compute.get("at", 0) < idle_after else 0
         )
-        nodes = max(scale.get("minNodeCount", 0), busy, still_warm)
+        nodes = max(scale.get("minNodeCount") or 0, busy, still_warm)
         seen = {"currentNodeCount": nodes, "targetNodeCount": nodes, "allocationState": "Steady"}
         properties = compute["properties"] | {"properties": settings | seen}
         return compute | {"properties": properties}
@@ -232,7 +254,12 @@ class Workspace:
 
     def _put(self, request: Request, kind: str, name: str, version: str) -> Reply:
         named(kind, name, ASSET_NAME)
+        named(f"a version of {kind}", version, VERSION)
         key, given = f"{kind}/{name}/{version}", request.json().get("properties", {})
+        addresses = dict.fromkeys(("modelUri", "codeUri", "dataUri"), TEXT)
+        about = {"description": ANY_TEXT, "isArchived": SWITCH, "isAnonymous": SWITCH}
+        parts = {"tags": TEXTS, "properties": VALUES, "flavors": OBJECT}
+        check(BAD, given, {}, addresses | about | parts)
         properties = given | {"provisioningState": "Succeeded"}
         for part in ("tags", "properties", *(["flavors"] if kind == "models" else [])):
             properties[part] = properties.get(part) or {}
@@ -245,3 +272,26 @@ class Workspace:
             raise Refused(409, "UserError", told)
         kept = resource(f"{kind}/{name}/versions/{version}", properties)
         return Reply(self.assets.put(key, kept), 200 if known else 201)
+
+
+def _check_scale(scale: dict[str, Any]) -> None:
+    """Counts of nodes that fit each other, and a time that can be read."""
+    counts = {"minNodeCount": WHOLE, "maxNodeCount": WHOLE}
+    check(BAD, scale, {}, counts | {"nodeIdleTimeBeforeScaleDown": TEXT})
+    least, most = scale.get("minNodeCount") or 0, scale.get("maxNodeCount")
+    if not 0 <= least <= (MOST_NODES if most is None else most) <= MOST_NODES:
+        told = f"minNodeCount {least} and maxNodeCount {most} are no counts from 0 to {MOST_NODES}."
+        raise Refused(400, BAD, told)
+    idle = scale.get("nodeIdleTimeBeforeScaleDown")
+    if idle is not None and not DURATION.fullmatch(idle):
+        told = (
+            f"nodeIdleTimeBeforeScaleDown must be a duration such as {IDLE}, and is {idle!r:.100}"
+        )
+        raise Refused(400, BAD, told)
+
+
+def _seconds(duration: str) -> float:
+    """A duration of ISO 8601 in seconds."""
+    found = DURATION.fullmatch(duration)
+    parts = found.groupdict(default="0") if found else {"hours": 0, "minutes": 0, "seconds": 120}
+    return float(parts["hours"]) * 3600 + float(parts["minutes"]) * 60 + float(parts["seconds"])

@@ -22,7 +22,7 @@ from include.local_cloud.kubeflow.errors import (
     Refused,
     invalid,
 )
-from include.local_cloud.server import MALFORMED, Faults, Handler
+from include.local_cloud.server import MALFORMED, Faults, Handler, parsed
 
 V2 = "/apis/v2beta1"
 HEALTH = f"{V2}/healthz"  # whoever asks
@@ -51,9 +51,9 @@ class Request:
     def json(self) -> dict[str, Any]:
         """The body as an object."""
         try:
-            found = json.loads(self.body or b"{}")
-        except ValueError:
-            raise invalid("the request body is not JSON") from None
+            found = parsed(self.body or b"{}")
+        except ValueError as error:
+            raise invalid(f"the request body is not JSON: {error}") from None
         if not isinstance(found, dict):
             raise invalid("the request body is not an object")
         return found

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from include.local_cloud.kubeflow import specification
-from include.local_cloud.kubeflow.errors import EXISTS, PRECONDITION, Refused, invalid, missing
+from include.local_cloud.kubeflow.errors import (
+    EXISTS,
+    PRECONDITION,
+    Refused,
+    invalid,
+    missing,
+    texts,
+)
 from include.local_cloud.kubeflow.listing import page
 from include.local_cloud.kubeflow.runs import Runs, now
 from include.local_cloud.state import Table
@@ -33,6 +40,7 @@ class Catalogue:
     def create_experiment(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Make one; its name is taken once."""
         name = asked.get("display_name")
+        texts(asked, "display_name", "description")
         if not name:
             raise invalid("Experiment name is empty. Please specify a valid experiment name")
         if any(each["display_name"] == name for each in self.experiments.all()):

@@ -1,6 +1,8 @@
 """How the API says no: gRPC's codes, and the HTTP status that its gateway makes of each."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 INVALID, NOT_FOUND, EXISTS, EXHAUSTED, PRECONDITION = 3, 5, 6, 8, 9
 ABORTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, UNAUTHENTICATED = 10, 12, 13, 14, 16
@@ -35,3 +37,10 @@ def missing(kind: str, name: str) -> Refused:
 def invalid(message: str) -> Refused:
     """What was asked makes no sense."""
     return Refused(INVALID, f"Invalid input error: {message}")
+
+
+def texts(asked: Mapping[str, Any], *fields: str) -> None:
+    """Refuse a request in which one of these is given, and is no text."""
+    for each in fields:
+        if not isinstance(asked.get(each) or "", str):
+            raise invalid(f"{each} must be a text")

@@ -16,7 +16,7 @@ import yaml
 
 from include.local_cloud.jobs import WITH_PROJECT, Jobs
 from include.local_cloud.kubeflow import specification, steps
-from include.local_cloud.kubeflow.errors import INTERNAL, Refused, invalid, missing
+from include.local_cloud.kubeflow.errors import INTERNAL, Refused, invalid, missing, texts
 from include.local_cloud.kubeflow.listing import page
 from include.local_cloud.server import Faults
 from include.local_cloud.state import Table
@@ -59,10 +59,12 @@ class Runs:
         """Accept a run, and have it executed."""
         if "plugins_output" in asked:
             raise invalid("plugins_output is server-owned")
+        texts(asked, "display_name", "description", "service_account")
         if not 0 < len(asked.get("display_name") or "") <= LONGEST_NAME:
             raise invalid("The run name is empty or too long. Please specify a valid name")
         spec, source = self._specification(asked)
         config = asked.get("runtime_config") or {}
+        texts(config, "pipeline_root")
         specification.check_arguments(spec, config.get("parameters") or {})
         if config.get("pipeline_root"):
             specification.check_root(config["pipeline_root"])

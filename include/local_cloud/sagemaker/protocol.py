@@ -10,7 +10,7 @@ from typing import Any
 import botocore.session
 from botocore.model import ListShape, ServiceModel, Shape, StringShape, StructureShape
 
-from include.local_cloud.server import Fault, Faults
+from include.local_cloud.server import Fault, Faults, parsed
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
 LONGEST_SHOWN = 100
@@ -69,7 +69,7 @@ class Protocol:
         if operation not in self.operations:
             raise Refused("NotImplemented", f"{operation} is not implemented here", 501)
         try:
-            asked = json.loads(body or b"{}")
+            asked = parsed(body or b"{}")
         except (ValueError, RecursionError) as error:
             raise Refused("SerializationException", str(error)) from None
         shape = self.model.operation_model(operation).input_shape

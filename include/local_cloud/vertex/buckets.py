@@ -52,14 +52,20 @@ class Buckets:
         """Make a bucket."""
         if not BUCKET.fullmatch(name):
             raise Refused(400, "invalid", f"Invalid bucket name: '{name}'")
+        texts = (wanted.get("location", "US"), wanted.get("storageClass", "STANDARD"))
+        labels = wanted.get("labels", {})
+        known = [*texts, *labels.values()] if isinstance(labels, dict) else [None]
+        if not all(isinstance(each, str) for each in known):
+            told = "location, storageClass and labels of a bucket must be texts"
+            raise Refused(400, "invalid", told)
         now = _now()
         bucket = {
             "kind": "storage#bucket",
             "id": name,
             "name": name,
-            "location": wanted.get("location", "US").upper(),
-            "storageClass": wanted.get("storageClass", "STANDARD"),
-            "labels": wanted.get("labels", {}),
+            "location": texts[0].upper(),
+            "storageClass": texts[1],
+            "labels": labels,
             "timeCreated": now,
             "updated": now,
             "metageneration": "1",

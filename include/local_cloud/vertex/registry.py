@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ class Registry:
             if self._versions(name):
                 code = grpc.StatusCode.ALREADY_EXISTS
                 raise rpc.Refused(code, f"The Model already exists: {name}")
+        _aliases(model.version_aliases)
         model.name = name
         model.version_id = str(max((int(each.version_id) for each in before), default=0) + 1)
         model.create_time = model.update_time = model.version_create_time = things.now()
@@ -130,9 +131,9 @@ class Registry:
         """Give a version aliases, which others lose; one that begins with `-` is taken away."""
         model = self.version(request.name)
         removed = {alias[1:] for alias in request.version_aliases if alias.startswith("-")}
+        given = _aliases(each for each in request.version_aliases if not each.startswith("-"))
         model.version_aliases = [each for each in model.version_aliases if each not in removed]
         self.models.put(_key(model), model)
-        given = [alias for alias in request.version_aliases if not alias.startswith("-")]
         return self._alias(model, given)
 
     def delete_model(self, request: Any) -> Any:
@@ -181,9 +182,6 @@ class Registry:
         return sorted(found, key=lambda each: int(each.version_id))
 
     def _alias(self, model: Any, given: list[str]) -> Any:
-        for alias in given:
-            if not ALIAS.fullmatch(alias):
-                raise rpc.invalid(f"Invalid version alias: {alias!r}")
         for other in self.versions(model.name):
             kept = [alias for alias in other.version_aliases if alias not in given]
             if other.version_id == model.version_id:
@@ -206,6 +204,14 @@ class Registry:
 
     def _deleted(self, name: str) -> Any:
         return self._operations.done(name, None, types.DeleteOperationMetadata())
+
+
+def _aliases(given: Iterable[str]) -> list[str]:
+    wanted = list(given)
+    for alias in wanted:
+        if not ALIAS.fullmatch(alias):
+            raise rpc.invalid(f"Invalid version alias: {alias!r}")
+    return wanted
 
 
 def _key(model: Any) -> str:

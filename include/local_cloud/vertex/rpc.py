@@ -2,6 +2,7 @@
 
 import base64
 import threading
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent import futures
@@ -13,7 +14,8 @@ import grpc
 import proto
 from google.cloud.aiplatform_v1 import types
 from google.longrunning import operations_pb2
-from google.protobuf import empty_pb2
+from google.protobuf import empty_pb2, json_format
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 
 from include.local_cloud import jobs, server
@@ -23,6 +25,8 @@ from include.local_cloud.vertex.credentials import Credentials
 SERVICE = "google.cloud.aiplatform.v1."
 OPERATIONS = "google.longrunning.Operations"
 THREADS = 16
+# What a request raises whose fields can't be read, kept or shown.
+MALFORMED = (*server.MALFORMED, DecodeError, json_format.Error)
 FAULTS = {
     "throttled": (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -168,20 +172,20 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         known = service.startswith(SERVICE) or service == OPERATIONS
         answer = self.calls.get(name) if known else None
 
-        def called(request: Any, context: Any) -> Any:
+        def called(content: bytes, context: Any) -> Any:
             try:
                 self._admit(context, name)
                 if answer is None:
                     raise not_here(f"{service}/{name}")
-                return answer(request)
+                return answer(_reader(name)(content))
             except Refused as error:
                 context.abort(error.code, error.message)
+            except MALFORMED as error:
+                traceback.print_exc()
+                refused = invalid(f"The request can't be read: {error}")
+                context.abort(refused.code, refused.message)
 
-        return grpc.unary_unary_rpc_method_handler(
-            called,
-            request_deserializer=_reader(name) if answer else None,
-            response_serializer=_written,
-        )
+        return grpc.unary_unary_rpc_method_handler(called, response_serializer=_written)
 
     def _admit(self, context: Any, name: str) -> None:
         given = dict(context.invocation_metadata()).get("authorization", "")

@@ -148,7 +148,9 @@ class Endpoints:
         }
 
     def create(self, request: Any) -> Any:
-        """Make an address; nobody answers there yet."""
+        """Make an address; nobody answers there yet, whatever the request says."""
+        request.endpoint.deployed_models = []
+        _check_split(request.endpoint)
         made = self.endpoints.create(request.parent, request.endpoint)
         return self._operations.done(made.name, made, types.CreateEndpointOperationMetadata())
 

@@ -112,7 +112,7 @@ def _handler(
             self._answer(200, {"kind": "storage#buckets", "items": found})
 
         def _create(self) -> None:
-            wanted = json.loads(self.content or b"{}")
+            wanted = server.parsed(self.content or b"{}")
             self._answer(200, buckets.create(wanted.get("name", ""), wanted))
 
         def _drop(self, name: str) -> None:
@@ -166,7 +166,7 @@ def _handler(
                 name = wanted.get("name") or self.query["name"]
                 self._keep(bucket, name, content, wanted, generation)
             elif kind == "resumable":
-                wanted = json.loads(self.content or b"{}")
+                wanted = server.parsed(self.content or b"{}")
                 name = wanted.get("name") or self.query["name"]
                 wanted.setdefault("contentType", self.headers.get("X-Upload-Content-Type"))
                 upload = uuid.uuid4().hex
@@ -217,7 +217,7 @@ def _parts(body: bytes, content_type: str) -> tuple[dict[str, Any], bytes]:
     """What is said about an object, and the object: the content may hold any bytes."""
     boundary = content_type.partition("boundary=")[2].strip("\"'").encode()
     _, said, content, *_ = body.split(b"--" + boundary)
-    wanted: dict[str, Any] = json.loads(said.partition(b"\r\n\r\n")[2])
+    wanted: dict[str, Any] = server.parsed(said.partition(b"\r\n\r\n")[2])
     head, _, content = content.partition(b"\r\n\r\n")
     kind = re.search(rb"content-type: *(\S+)", head, re.IGNORECASE)
     if kind:

@@ -15,7 +15,8 @@ from google.protobuf import json_format, timestamp_pb2
 from include.local_cloud.state import Table
 from include.local_cloud.vertex import rpc
 
-PARENT = re.compile(r"projects/[^/]+/locations/[a-z0-9-]+")
+# As long as the names below it may be, they fit into the names of files.
+PARENT = re.compile(r"projects/[a-z0-9][a-z0-9.:-]{0,29}/locations/[a-z0-9-]{1,30}")
 CONDITION = re.compile(r"""\s*([\w.]+)\s*=\s*["']?([^"']*?)["']?\s*""")
 LONGEST_NAME = 128
 KINDS = {
@@ -50,8 +51,9 @@ class Things:
         return self.put(wanted.name, wanted)
 
     def put(self, name: str, thing: Any) -> Any:
-        """Keep it under a name."""
+        """Keep it under a name, if it can be read again: all lists hold it from now on."""
         said = json_format.MessageToDict(self._type.pb(thing))
+        self._read(said)
         self._table.put(name, said)
         return thing
 
