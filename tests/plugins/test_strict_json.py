@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 
 import pytest
 
@@ -90,6 +91,55 @@ def test_half_a_pair_of_surrogates_is_refused(answered, body):
 def test_a_body_without_end_is_not_kept(answered, monkeypatch):
     monkeypatch.setattr(strict_json, "MOST_BYTES", 10)
     assert answered(b'"much longer than that"', KIND)[0][0] == 413
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" + b"[]," * 200_000 + b"0]", b"[" + b"0," * 200_001 + b"0]", b"[{}]" * 100_001]
+)
+def test_a_body_of_very_many_values_is_refused_before_it_is_read(answered, body, monkeypatch):
+    monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was read"))
+    refusal = strict_json._fault(body)
+    monkeypatch.undo()
+    assert refusal == (413, "the body holds more than 200000 values")
+    assert answered(body, KIND) == (refusal, b"")
+
+
+def test_a_long_text_is_read():
+    assert strict_json._fault(b'{"note": "' + b"x" * 2**20 + b'"}') is None
+
+
+def test_others_are_answered_while_a_body_is_read(monkeypatch):
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(body):
+        reading.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(strict_json, "_fault", slow)
+
+    async def both():
+        async def receive():
+            return {"type": "http.request", "body": b"1"}
+
+        async def airflow(scope, receive, send):
+            done.append(scope["path"])
+
+        done = []
+        checked = strict_json.StrictJson(airflow)
+        scope = {"type": "http", "method": "POST", "path": "/slow", "headers": [KIND]}
+        first = asyncio.create_task(checked(scope, receive, None))
+        await asyncio.to_thread(reading.wait, 30)
+        await checked({"type": "http", "method": "GET", "path": "/quick"}, receive, None)
+        go_on.set()
+        await first
+        return done
+
+    assert asyncio.run(both()) == ["/quick", "/slow"]
+
+
+def test_a_body_without_a_kind_is_read_as_json(answered):
+    assert answered(b'{"rate": NaN}')[0][0] == 400
+    assert answered(b'{"rate": 1}') == (None, b'{"rate": 1}')
 
 
 def test_what_is_no_request_passes():
