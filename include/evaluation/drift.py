@@ -43,7 +43,7 @@ def columns(
         raise ValueError("no column is named: nothing can be compared")
     rows = {}
     for name in numeric:
-        every = [each[name].to_numpy(float, na_value=np.nan) for each in (reference, window)]
+        every = [_numbers(each, name) for each in (reference, window)]
         before, now = (each[np.isfinite(each)] for each in every)
         missing = len(reference) - len(before), len(window) - len(now)
         if any(missing):
@@ -80,8 +80,10 @@ def errors(
     _refuse_empty(reference=inputs, window=later_inputs)
     before = _products("reference", inputs, missed)
     now = _products("window", later_inputs, later_missed)
-    p = {name: _welch(before[name].dropna(), now[name].dropna()) for name in before}
-    table = pd.DataFrame({"p": p, "change": now.mean() - before.mean()}).rename_axis("input")
+    with np.errstate(over="ignore", invalid="ignore"):
+        p = {name: _welch(before[name].dropna(), now[name].dropna()) for name in before}
+        change = now.mean() - before.mean()
+    table = pd.DataFrame({"p": p, "change": change}).rename_axis("input")
     return _adjusted(table.loc[list(before)])
 
 
@@ -92,19 +94,34 @@ def _welch(before: "pd.Series[float]", now: "pd.Series[float]") -> float:
     if min(len(before), len(now)) < 2:
         return 1.0
     if before.nunique() == now.nunique() == 1:
-        return float(before.iloc[0] == now.iloc[0])
-    return float(stats.ttest_ind(now, before, equal_var=False).pvalue)
+        return float(set(before) == set(now))
+    p = float(stats.ttest_ind(now, before, equal_var=False).pvalue)
+    return 1.0 if np.isnan(p) else p  # numbers so large that they have no variance
 
 
 def _products(name: str, inputs: "pd.DataFrame", missed: "ArrayLike") -> "pd.DataFrame":
     """Each input times the error, and the error itself; NaN where it is not known."""
+    import pandas as pd
+
     wrong = np.asarray(missed, dtype=float)
     known = np.isfinite(wrong)
     if not known.any():
         raise ValueError(f"the {name} has no row with a known label: nothing can be compared")
     wrong = np.where(known, wrong, np.nan)
-    there = inputs.where(np.isfinite(inputs.to_numpy(float, na_value=np.nan)))
-    return there.mul(wrong, axis=0).assign(overall=wrong)
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = pd.DataFrame({each: _numbers(inputs, each) * wrong for each in inputs})
+    return products.where(np.isfinite(products)).assign(overall=wrong)
+
+
+def _numbers(frame: "pd.DataFrame", name: str) -> "NDArray[np.float64]":
+    """A column as numbers, NaN where one is missing."""
+    if name not in frame:
+        raise ValueError(f"there is no column {name!r}: nothing can be compared")
+    try:
+        numbers: NDArray[np.float64] = frame[name].to_numpy(float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the column {name!r} holds what is no number: {error}") from None
+    return numbers
 
 
 def _refuse_empty(**frames: "pd.DataFrame") -> None:

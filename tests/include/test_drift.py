@@ -284,3 +284,64 @@ def test_inputs_that_tell_nothing_are_no_evidence_and_hide_no_other(inputs):
 def test_too_few_or_equal_errors_are_no_evidence(wrong):
     inputs = pd.DataFrame({"x": np.arange(len(wrong), dtype=float)})
     assert drift.errors(inputs, wrong, inputs, wrong)["p"].tolist() == [1, 1]
+
+
+def p_of_errors(before, now):
+    """The p-value of these errors, whatever the input."""
+    inputs = [pd.DataFrame({"x": np.zeros(len(wrong))}) for wrong in (before, now)]
+    return drift.errors(inputs[0], before, inputs[1], now)["p"]["overall"]
+
+
+def test_one_error_is_no_evidence_and_two_are():
+    assert p_of_errors([0.1], [0.9]) == 1
+    assert p_of_errors([0.1, 0.2], [0.9]) == 1
+    welch = stats.ttest_ind([0.1, 0.2], [0.8, 0.9], equal_var=False).pvalue
+    assert p_of_errors([0.1, 0.2], [0.8, 0.9]) == pytest.approx(welch)
+
+
+def test_errors_that_are_all_equal_differ_surely_from_others_that_are():
+    assert p_of_errors([0.1, 0.1], [0.2, 0.2, 0.2]) == 0
+    assert p_of_errors([0.1, 0.1], [0.1, 0.1, 0.1]) == 1
+
+
+def test_numbers_and_gaps_in_inputs_of_objects_are_compared():
+    rng = np.random.default_rng(8)
+    numbers = [None if each < 0 else each for each in rng.normal(size=500)]
+    objects = frame(x=pd.Series(numbers, dtype=object))
+    wrong = rng.normal(size=500)
+    assert drift.drifted(drift.errors(objects, wrong, objects, wrong + 0.9), 0.01)
+    gaps = frame(x=pd.Series([None, 1.0, pd.NA, 2.0] * 25, dtype=object))
+    assert drift.errors(gaps, wrong[:100], gaps, wrong[:100])["p"].tolist() == [1, 1]
+
+
+def test_numbers_so_large_that_they_have_no_variance_are_no_evidence():
+    inputs = frame(x=[1e308, -1e308, 1e300, 1.0] * 25)
+    wrong = np.tile([0.5, 9.0, -0.5, 0.1], 25)
+    assert drift.errors(inputs, wrong, inputs, wrong)["p"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("spoilt", [{"x": ["a", "b"]}, {"x": [[1], [2]]}])
+def test_what_is_no_number_is_named(spoilt):
+    rows = frame(x=[1.0, 2.0])
+    expected = r"^the column 'x' holds what is no number: "
+    with pytest.raises(ValueError, match=expected):
+        drift.columns(rows, frame(**spoilt), ["x"])
+    with pytest.raises(ValueError, match=expected):
+        drift.errors(rows, [0.1, 0.2], frame(**spoilt), [0.1, 0.2])
+
+
+def test_a_column_that_is_not_there_is_named():
+    rows = frame(x=[1.0, 2.0])
+    with pytest.raises(ValueError, match=r"^there is no column 'y': nothing can be compared$"):
+        drift.columns(rows, rows, ["y"])
+
+
+def test_gaps_of_pandas_own_kind_do_not_hide_what_an_input_tells():
+    rng = np.random.default_rng(8)
+    calls = rng.integers(1, 9, 500).astype(float)
+    calls[:50] = np.nan
+    of_gaps = pd.array(calls, dtype="Float64").astype("Int64")
+    inputs = pd.DataFrame({"calls": of_gaps, "hours": rng.normal(size=500)})
+    wrong = rng.normal(size=500)
+    table = drift.errors(inputs, wrong, inputs, wrong + 0.5)
+    assert table["p"]["calls"] < 1e-6
