@@ -20,6 +20,8 @@ import aiohttp
 
 TOKEN = "SCORER_TOKEN"  # noqa: S105 - the variable that tells a scorer its token
 OURS = ("GATEWAY_TOKEN", "MLFLOW_PASSWORD")
+AIRFLOWS = ("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_")
+"""Keys are among these, and no model has a use for any of them."""
 REGISTRYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 """What a scorer is told where its model comes from the registry, and not otherwise."""
 START_SECONDS = 60.0
@@ -30,6 +32,8 @@ MISSES = 2
 """So many checks in a row may fail before a version counts as hung."""
 ANSWER = aiohttp.ClientTimeout(total=10.0)
 LONGEST_PAUSE = 5.0
+KEPT_SECONDS = 15.0
+"""A connection is used again for so long; the scorer closes it later."""
 
 
 class DidNotStart(RuntimeError):
@@ -91,7 +95,8 @@ class Fleet:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.versions: dict[tuple[str, str], Version] = {}
-        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS)
+        self.session = aiohttp.ClientSession(connector=connector)
 
     def put(self, model: str, number: str, made_of: Mapping[str, Any]) -> asyncio.Future[None]:
         """Start a version; the future tells when it answers, or why it never will."""
@@ -257,7 +262,11 @@ def _environment(version: Version) -> dict[str, str]:
     withheld = {*OURS}
     if not version.made_of["source"].startswith("models:/"):
         withheld.update(REGISTRYS)
-    known = {name: value for name, value in os.environ.items() if name not in withheld}
+    known = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in withheld and not name.startswith(AIRFLOWS)
+    }
     return known | {TOKEN: version.token}
 
 

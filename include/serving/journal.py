@@ -69,6 +69,8 @@ class Journal:
             begin = max(after, start)  # what was before is removed
             try:
                 with file.open("rb") as lines:
+                    if begin - start > os.fstat(lines.fileno()).st_size:
+                        continue
                     lines.seek(begin - start)
                     content = lines.read(MOST_READ)
             except FileNotFoundError:  # removed since it was found

@@ -142,7 +142,7 @@ def read(days: Iterable[date]) -> "pd.DataFrame":
 
     none = pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     parts = [part for day in days for part in _parts(day.isoformat())]
-    found = pd.concat(parts, ignore_index=True) if parts else none
+    found = pd.concat(parts) if parts else none
     found["day"] = found["at"].dt.strftime("%Y-%m-%d")
     once = found.drop_duplicates(["day", "request_id"])
     return once.sort_values(["at", "request_id"], ignore_index=True)

@@ -27,6 +27,8 @@ from include.serving import engine, protocol, tokens
 REQUEST_ID = "X-Request-Id"
 SERVED_BY = "X-Model-Version"
 TOKEN = "SCORER_TOKEN"  # noqa: S105
+KEPT_SECONDS = 60
+"""A connection is kept longer than the gateway keeps it: neither meets one that is just closed."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -99,7 +101,10 @@ def app(model: engine.Engine, name: str, version: str, faults: Faults, token: st
 
     def score(body: bytes) -> str:
         rows = protocol.rows(body, model.columns)
-        predictions, scores = model.score(rows)
+        try:
+            predictions, scores = model.score(rows)
+        except ValueError as error:  # scikit-learn's own, of numbers that a forest can't hold
+            raise protocol.Refused(f"the model can't score this: {str(error)[:200]}") from None
         protocol.refuse_undefined(predictions)
         protocol.refuse_undefined(scores or [])
         answer: dict[str, Any] = {"predictions": predictions}
@@ -135,7 +140,10 @@ async def _ends_with_its_parent(server: uvicorn.Server, parent: int) -> None:
 
 async def serve(service: FastAPI, listener: socket.socket, parent: int | None) -> None:
     """Answer until asked to stop, or until the parent is gone."""
-    server = uvicorn.Server(uvicorn.Config(service, log_level="warning", access_log=False))
+    config = uvicorn.Config(
+        service, log_level="warning", access_log=False, timeout_keep_alive=KEPT_SECONDS
+    )
+    server = uvicorn.Server(config)
     watch = asyncio.create_task(_ends_with_its_parent(server, parent)) if parent else None
     await server.serve(sockets=[listener])
     if watch is not None:

@@ -303,8 +303,8 @@ def test_killed_between_two_days_the_next_try_adds_the_rest(monkeypatch):
 def test_two_runs_that_bring_a_line_at_the_same_moment_are_read_as_one(monkeypatch):
     deliver("2026-01-01.jsonl", line("a"))
     came = prediction_log.delivered([FIRST])
-    deliver("2026-01-01.jsonl", line("a"), line("b"))
-    more = prediction_log.delivered([FIRST])
+    deliver("2026-01-02.jsonl", line("a"), line("b"))
+    more = prediction_log.delivered([SECOND])
     with monkeypatch.context() as patch:
         patch.setattr(prediction_log, "_ids", lambda day: set())  # neither sees the other yet
         prediction_log.append(came)

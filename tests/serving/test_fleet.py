@@ -594,6 +594,22 @@ def test_a_version_that_is_killed_is_started_again(tmp_path, scorers_are):
     in_a_fleet(tmp_path, steps)
 
 
+@pytest.mark.parametrize(
+    ("source", "told"), [("models:/churn/1", True), ("file:///kept/models:/", False)]
+)
+def test_a_scorer_is_told_nothing_that_it_has_no_use_for(tmp_path, monkeypatch, source, told):
+    logins = {f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD", "TOKEN")}
+    never = {"GATEWAY_TOKEN", "MLFLOW_PASSWORD", "AIRFLOW__API__SECRET_KEY", "AIRFLOW_CONN_BANK"}
+    never |= {"AIRFLOW_VAR_KEY"}
+    for name in {"A_SETTING", "NOT_AIRFLOW__", *logins, *never}:
+        monkeypatch.setenv(name, name)
+    version = Version("churn", "1", {"source": source}, tmp_path)
+    found = fleet._environment(version)
+    assert found["SCORER_TOKEN"] == version.token
+    assert (found["A_SETTING"], found["NOT_AIRFLOW__"]) == ("A_SETTING", "NOT_AIRFLOW__")
+    assert found.keys() & (never | logins) == (logins if told else set())
+
+
 def test_a_version_that_never_answers_does_not_start(tmp_path, scorers_are, monkeypatch):
     scorers_are(NEVER_ANSWERS)
     monkeypatch.setattr(fleet, "START_SECONDS", 0.2)

@@ -75,6 +75,8 @@ def test_what_was_noted_is_read_in_its_order_and_by_its_route(log):
     assert lines(log) == [b"%d" % number for number in range(100)]
     assert lines(log, "churn.other") == [b"other"] * 100
     assert log.read("nobody", 0) == (b"", 0)
+    for beyond in (2000, 10**18 - 1):  # the second is more than any file can have
+        assert log.read("churn", beyond) == (b"", beyond)
 
 
 def test_offsets_lead_on_and_stay_right_when_old_segments_go(log, monkeypatch, tmp_path):

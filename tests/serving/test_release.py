@@ -97,32 +97,8 @@ def customers():
     return churn.customers(rows=400)
 
 
-def test_a_fifth_of_the_customers_is_held_out_with_the_same_share_of_labels(customers):
-    parts = release.parted(customers, "churned", 0.2, 7)
-    train, holdout = (storage.read_frame(parts[part]) for part in ("train", "holdout"))
-    for part in ("train", "holdout"):
-        assert f"/{part}.parquet#" in parts[part]
-    assert (len(train), len(holdout)) == (320, 80)
-    assert sorted([*train.customer_id, *holdout.customer_id]) == list(range(1, 401))
-    assert holdout.churned.mean() == pytest.approx(customers.churned.mean(), abs=0.01)
-    another = storage.read_frame(release.parted(customers, "churned", 0.2, 8)["holdout"])
-    assert set(another.customer_id) != set(holdout.customer_id)
-
-
-def test_customers_without_a_known_label_are_named_and_nothing_is_kept(customers, tmp_path):
-    broken = customers.assign(churned=[2, -1, *customers.churned[2:]])
-    broken["customer_id"] += 9000
-    with pytest.raises(quality.BrokenExpectations) as refused:
-        release.parted(broken, "churned", 0.2, 7)
-    told = str(refused.value)
-    assert told.startswith("1 of 1 expectations on customers are broken:\n- churned: ")
-    assert "value_set=[0, 1]" in told
-    assert "9001" in told
-    assert "9002" in told
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_version_has_its_measures_and_an_export_beside_it(registry, done, monkeypatch):
+def test_a_version_has_its_measures_and_an_export_beside_it(registry, done, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(onnx_export, "exported", lambda *given: repr(given).encode())
     assert release.registered("a model", "rows", {"auc": 0.8, "loss": 0.3}) == "7"
     assert done == [
@@ -132,6 +108,7 @@ def test_a_version_has_its_measures_and_an_export_beside_it(registry, done, monk
         ("artifact", "m-1", "model.onnx", b"('a model', 'rows')"),
         ("registered", "m-1"),
     ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_whose_export_answers_differently_gets_no_version(registry, done, monkeypatch):
@@ -142,28 +119,6 @@ def test_a_model_whose_export_answers_differently_gets_no_version(registry, done
     with pytest.raises(ValueError, match="it answers differently"):
         release.registered("a model", "rows", {})
     assert done == []
-
-
-def test_the_customers_model_learns_from_one_part_and_is_judged_by_the_other(
-    customers, monkeypatch
-):
-    train, holdout = customers.head(300), customers.tail(100)
-    given = []
-
-    def registered(*more):
-        given.extend(more)
-        return "7"
-
-    monkeypatch.setattr(release, "registered", registered)
-    assert release.trained("stable", train, holdout, "churned") == "7"
-    model, example, metrics = given
-    assert model[-1].max_iter == 1000
-    assert "churned" not in example
-    assert example.equals(holdout.drop(columns="churned"))
-    scores = model.predict_proba(example)[:, 1]
-    assert metrics == {"stable_auc": roc_auc_score(holdout["churned"], scores)}
-    assert type(metrics["stable_auc"]) is float
-    assert metrics["stable_auc"] > 0.6
 
 
 def version(number, run_id, replaces):
@@ -251,3 +206,50 @@ def test_a_scorer_gets_a_folder_of_this_machine_or_else_a_name(registry, monkeyp
     assert release.source(NAME, "1") == "file:///models/1"
     monkeypatch.setitem(SOURCES, "1", "mlflow-artifacts:/models/1/file:")
     assert release.source(NAME, "1") == f"models:/{NAME}/1"
+
+
+def test_a_fifth_of_the_customers_is_held_out_with_the_same_share_of_labels(customers):
+    parts = release.parted(customers, "churned", 0.2, 7)
+    train, holdout = (storage.read_frame(parts[part]) for part in ("train", "holdout"))
+    for part in ("train", "holdout"):
+        assert f"/{part}.parquet#" in parts[part]
+    assert (len(train), len(holdout)) == (320, 80)
+    assert sorted([*train.customer_id, *holdout.customer_id]) == list(range(1, 401))
+    assert holdout.churned.mean() == pytest.approx(customers.churned.mean(), abs=0.01)
+    another = storage.read_frame(release.parted(customers, "churned", 0.2, 8)["holdout"])
+    assert set(another.customer_id) != set(holdout.customer_id)
+
+
+def test_customers_without_a_known_label_are_named_and_nothing_is_kept(customers, tmp_path):
+    broken = customers.assign(churned=[2, -1, *customers.churned[2:]])
+    broken["customer_id"] += 9000
+    with pytest.raises(quality.BrokenExpectations) as refused:
+        release.parted(broken, "churned", 0.2, 7)
+    told = str(refused.value)
+    assert told.startswith("1 of 1 expectations on customers are broken:\n- churned: ")
+    assert "value_set=[0, 1]" in told
+    assert "9001" in told
+    assert "9002" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_customers_model_learns_from_one_part_and_is_judged_by_the_other(
+    customers, monkeypatch
+):
+    train, holdout = customers.head(300), customers.tail(100)
+    given = []
+
+    def registered(*more):
+        given.extend(more)
+        return "7"
+
+    monkeypatch.setattr(release, "registered", registered)
+    assert release.trained("stable", train, holdout, "churned") == "7"
+    model, example, metrics = given
+    assert model[-1].max_iter == 1000
+    assert "churned" not in example
+    assert example.equals(holdout.drop(columns="churned"))
+    scores = model.predict_proba(example)[:, 1]
+    assert metrics == {"stable_auc": roc_auc_score(holdout["churned"], scores)}
+    assert type(metrics["stable_auc"]) is float
+    assert metrics["stable_auc"] > 0.6

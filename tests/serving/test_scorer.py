@@ -6,6 +6,7 @@ import random
 import string
 import sys
 import tempfile
+import warnings
 from types import SimpleNamespace
 
 import httpx
@@ -13,8 +14,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from include import processes
-from include.serving import engine, onnx_export, protocol
+from include.features.churn import preprocessor
+from include.serving import engine, fleet, onnx_export, protocol
+from include.serving import scorer as scorer_module
 from include.serving.scorer import Faults, app
+from include.training import model_format
 
 FUZZED = 2000
 
@@ -192,6 +196,37 @@ def test_an_answer_that_is_no_number_is_refused(answers):
         refused = client.post("/invocations", json={"inputs": {"fee": [1, 1e39]}})
     assert refused.status_code == 422
     assert "no finite answer to row 1" in refused.json()["error"]
+
+
+def test_a_connection_is_kept_longer_than_the_gateway_uses_it():
+    assert scorer_module.KEPT_SECONDS > 2 * fleet.KEPT_SECONDS
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_a_number_that_a_forest_can_not_hold_is_refused(customers, rows, tmp_path):
+    import mlflow
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.pipeline import make_pipeline
+
+    inputs = customers.drop(columns="churned")
+    forest = make_pipeline(preprocessor(), RandomForestClassifier(5, random_state=97))
+    forest.fit(inputs, customers["churned"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.sklearn.save_model(
+            forest,
+            tmp_path / "forest",
+            signature=mlflow.models.infer_signature(inputs, forest.predict(inputs)),
+            skops_trusted_types=model_format.TRUSTED_TYPES,
+            pip_requirements=[],
+        )
+    made = engine.load(str(tmp_path / "forest"))
+    with TestClient(app(made, "churn", "1", Faults())) as client:
+        spoilt = {"dataframe_records": spoiled(rows, usage_hours=1e300)}
+        refused = client.post("/invocations", json=spoilt)
+        answer = client.post("/invocations", json={"dataframe_records": rows[:1]})
+    assert (refused.status_code, answer.status_code) == (422, 200)
+    assert "the model can't score this" in refused.json()["error"]
 
 
 @pytest.mark.parametrize("member", ["note", "params", "index"])
