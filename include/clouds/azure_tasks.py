@@ -19,13 +19,14 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.python import ExternalPythonOperator
-from airflow.sdk import Connection, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import Connection, ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from include import interpreters, retries
 from include.clouds import azure_ml
 
 LONGEST = timedelta(hours=12)
+UNDESCRIBED = "Unknown cloud environment"
 # Whatever is raised in another interpreter arrives as a plain AirflowException, and would be raised
 # again. What may mend itself ends that process with a status of its own.
 RULES = [
@@ -51,8 +52,29 @@ def settings(azure_conn_id: str) -> dict[str, Any]:
         "python": "envs/azure_ml.txt",  # `sign_in` puts the interpreter that has these here
         "expect_airflow": False,
         "pre_execute": sign_in,
-        "retry_policy": ExceptionRetryPolicy(rules=[*retries.POLICY.rules, *RULES]),
+        "retry_policy": Policy(rules=[*retries.POLICY.rules, *RULES]),
     }
+
+
+class Policy(ExceptionRetryPolicy):
+    """Tries again also where the description of the cloud did not come.
+
+    The SDK asks ARM_CLOUD_METADATA_URL for it while it is imported. Of an address that is away it
+    says what it says of a cloud that does not exist.
+    """
+
+    def evaluate(
+        self,
+        exception: BaseException,
+        try_number: int,
+        max_tries: int,
+        context: Any = None,
+    ) -> RetryDecision:
+        """Look at what was said, since all errors of that interpreter arrive as one kind."""
+        if UNDESCRIBED in str(exception):
+            reason = "the description of the cloud did not come"
+            return RetryDecision(RetryAction.RETRY, retries.RESTART, reason)
+        return super().evaluate(exception, try_number, max_tries, context)
 
 
 class AzureMLJobTrigger(BaseTrigger):

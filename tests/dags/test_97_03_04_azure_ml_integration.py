@@ -48,17 +48,18 @@ def cloud():
 def run(run_dag, cloud):
     """One with the troubles that a run should survive."""
     lost = []
-    defer = azure_tasks.AzureMLJob.defer
+    submit = azure_tasks.ExternalPythonOperator.execute
 
-    def lose_the_first(self, **more):
+    def lose_the_first(self, context):
+        job = submit(self, context)
         if self.task_id == "training.blue" and not lost:
-            lost.append(more["trigger"].job)
+            lost.append(job)
             raise ConnectionError("the worker was lost after it had submitted the job")
-        defer(self, **more)
+        return job
 
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(azure_tasks.AzureMLJob, "defer", lose_the_first)
+        patch.setattr(azure_tasks.ExternalPythonOperator, "execute", lose_the_first)
         for operation in ("Compute_CreateOrUpdate", "Jobs_Get", "OnlineEndpoints_Get"):
             stack.enter_context(cloud.trouble("throttled", operation))
         stack.enter_context(cloud.trouble("unavailable", "Models_Get"))

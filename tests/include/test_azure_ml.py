@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk import Connection, RetryAction
 from airflow.sdk.exceptions import AirflowException
 
+from include import processes
 from include.clouds import azure_ml, azure_tasks
 
 EXTRA = {"tenantId": "t", "subscriptionId": "s", "resourceGroup": "g", "workspace": "w"}
@@ -73,6 +74,18 @@ def test_that_status_is_retried_and_what_was_raised_is_not():
         "busy": RetryAction.RETRY,
         "refused": RetryAction.FAIL,
     }
+
+
+def test_a_cloud_whose_description_does_not_come_is_asked_again():
+    away = {
+        "ARM_CLOUD_METADATA_URL": f"http://127.0.0.1:{processes.free_port()}/metadata",
+        "AZUREML_CURRENT_CLOUD": "LocalCloud",
+    }
+    done = in_sdk("import azure.ai.ml", away)
+    assert azure_tasks.UNDESCRIBED in done.stderr
+    policy = azure_tasks.settings(azure_conn_id="azure_ml_default")["retry_policy"]
+    error = AirflowException(f"Process returned non-zero exit status 1.\n{done.stderr}")
+    assert policy.evaluate(error, 1, 3).action == RetryAction.RETRY
 
 
 def test_only_a_fault_of_the_service_may_mend_itself():
