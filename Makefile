@@ -56,7 +56,7 @@ test-fast: install ## The contract of all pipelines, their helpers, and one run:
 		tests/serving tests/dags/test_97_01_01_ml_pipeline_structure.py
 
 mutants: install ## Plant small faults, and see whether the tests notice them: MODULE=include/runs.py
-	@$(PY) -m tests.mutants $(if $(MODULE),"$$GIVEN_MODULE")
+	@$(PY) -m tests.mutants $(if $(value MODULE),"$$GIVEN_MODULE")
 
 lint: install ## Check style, types, and the workflows of GitHub Actions
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy \

@@ -48,9 +48,9 @@ def plan(dag_id: str, to: Path, name: str) -> Copy:
             f"NAME={name[:80]!r} can't be a file and a dag_id: begin with a letter, then up to 199 "
             "letters, digits and underscores."
         )
-    target = to.expanduser().resolve()
-    if not target.is_dir():
-        raise SystemExit(f"TO={to} is no folder: make it first, or name your Airflow project.")
+    if name in sys.stdlib_module_names or name in packages_distributions():
+        raise SystemExit(f"NAME={name} would hide the module {name} from all of your DAGs.")
+    target = _folder(to)
     if target == environment.PROJECT or environment.PROJECT in target.parents:
         raise SystemExit(f"TO={to} lies in the catalogue itself: name another project.")
 
@@ -68,6 +68,18 @@ def plan(dag_id: str, to: Path, name: str) -> Copy:
     made.requirements = _requirements(made.wanted.packages)
     _refuse_conflicts(made, target)
     return made
+
+
+def _folder(to: Path) -> Path:
+    """The project to copy to."""
+    try:
+        target = to.expanduser().resolve()
+        there = target.is_dir()
+    except (OSError, RuntimeError) as error:  # a loop of links, a user who is not there
+        raise SystemExit(f"TO={str(to)[:200]} is no folder: {str(error)[:200]}") from None
+    if not there:
+        raise SystemExit(f"TO={to} is no folder: make it first, or name your Airflow project.")
+    return target
 
 
 def write(made: Copy, target: Path) -> None:
@@ -230,7 +242,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("name")
     asked = parser.parse_args(arguments)
     made = plan(asked.dag, asked.to, asked.name)
-    write(made, asked.to.expanduser().resolve())
+    try:
+        write(made, asked.to.expanduser().resolve())
+    except OSError as error:
+        raise SystemExit(f"{error.filename} can't be written: {error.strerror}.") from None
     print(report(made, asked.name))
 
 

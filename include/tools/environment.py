@@ -40,6 +40,8 @@ SILENCE = {
 
 LEAST_FREE = 300 << 20  # what one pipeline may write: databases, logs, artifacts
 
+LONGEST_NAME = 200
+
 PASSWORDS = "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"
 ALL_ADMINS = "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"
 # Whoever sets one of these says who may log in, and how.
@@ -78,10 +80,10 @@ def full_disk(home: Path) -> str | None:
 def dag_file(dag_id: str) -> Path:
     """The file of a pipeline; say which there are where there is none of this name."""
     file = DAGS / f"{dag_id}.py"
-    if Path(dag_id).name != dag_id or not file.is_file():
+    if Path(dag_id).name != dag_id or len(dag_id) > LONGEST_NAME or not file.is_file():
         known = sorted(path.stem for path in DAGS.glob("97_*.py"))
         near = [name for name in known if dag_id and Path(dag_id).stem in name] or known
-        raise SystemExit(f"There is no DAG {dag_id!r}. There are:\n  " + "\n  ".join(near))
+        raise SystemExit(f"There is no DAG {dag_id[:80]!r}. There are:\n  " + "\n  ".join(near))
     return file
 
 

@@ -1,5 +1,6 @@
 """A copied pipeline runs in an empty project that has nothing but what was copied."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,29 @@ def test_a_bad_name_is_refused_and_nothing_written(tmp_path, name, reason):
     with pytest.raises(SystemExit, match=reason):
         copied(SKEW, tmp_path, name=name)
     assert everything(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["pandas", "airflow", "json"])
+def test_a_name_that_hides_a_module_is_refused(tmp_path, name):
+    with pytest.raises(SystemExit, match=f"NAME={name} would hide the module {name}"):
+        copied(SKEW, tmp_path, name=name)
+    assert everything(tmp_path) == set()
+
+
+def test_a_project_that_can_not_be_looked_at_is_refused(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for to in (tmp_path / "loop", Path("~nobody-of-this-name/x"), tmp_path / ("x" * 5000)):
+        with pytest.raises(SystemExit, match="is no folder"):
+            copied(SKEW, to)
+
+
+def test_a_project_that_can_not_be_written_to_is_named(tmp_path, monkeypatch):
+    def full(self, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(SystemExit, match=r"can't be written: No space left on device"):
+        copy.main([SKEW, str(tmp_path), "mine"])
 
 
 def test_nothing_is_ever_overwritten(tmp_path):

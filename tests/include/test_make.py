@@ -1,5 +1,6 @@
 """What is given to make reaches the commands as it is: nothing in it is executed."""
 
+import re
 import shutil
 import subprocess
 
@@ -37,3 +38,18 @@ def test_no_variable_of_make_runs_a_command(tmp_path, hostile):
     assert list(tmp_path.iterdir()) == []
     assert done.returncode != 0
     assert done.stderr.startswith("CONF ")
+
+
+@pytest.mark.parametrize("name", ["DAG", "MODULE", *VARIABLES])
+def test_make_itself_expands_no_variable_that_is_given(tmp_path, name):
+    text = (environment.PROJECT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE)
+    done = subprocess.run(
+        [shutil.which("make"), "-n", *targets, f"{name}=$(shell touch {tmp_path}/made)"],
+        cwd=environment.PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []

@@ -71,6 +71,8 @@ def test_a_connection_from_the_environment_is_as_good(tmp_path, monkeypatch):
 
 
 def test_an_unknown_dag_is_answered_with_those_that_there_are():
+    with pytest.raises(SystemExit, match=f"(?s)no DAG 'xxx.*{STRUCTURE}"):
+        environment.dag_file("x" * 300)
     with pytest.raises(SystemExit, match=f"(?s)no DAG 'structure'.*{STRUCTURE}"):
         environment.dag_file("structure")
 
