@@ -10,7 +10,8 @@ import pytest
 
 from include import births
 
-pytestmark = pytest.mark.skipif(not births.BOOT.exists(), reason="only Linux counts ticks")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+pytestmark = pytest.mark.skipif(not BOOT.exists(), reason="only Linux counts ticks")
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_a_birth_is_the_boot_and_the_ticks_since_then(named):
     hertz = os.sysconf("SC_CLK_TCK")
     for pid in (os.getpid(), named.pid):
         boot, ticks = births.birth(pid).split(" ")
-        assert boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        assert boot == BOOT.read_text().strip()
         began = psutil.Process(pid).create_time() - psutil.boot_time()
         assert int(ticks) / hertz == pytest.approx(began, abs=0.02)
     assert births.birth(named.pid) == births.birth(named.pid)
@@ -42,6 +43,15 @@ def test_a_process_that_is_not_there_has_no_birth(named):
     assert absent.value.pid == named.pid
 
 
-def test_where_there_are_no_ticks_the_time_of_the_day_has_to_do(monkeypatch, tmp_path):
+def test_a_process_that_ends_while_it_is_looked_at_has_no_birth(monkeypatch):
+    def ended(self):
+        raise ProcessLookupError
+
+    monkeypatch.setattr(Path, "read_bytes", ended)
+    with pytest.raises(psutil.NoSuchProcess):
+        births.birth(os.getpid())
+
+
+def test_where_there_are_no_ticks_the_time_of_the_day_has_to_do(named, monkeypatch, tmp_path):
     monkeypatch.setattr(births, "BOOT", tmp_path / "boot_id")
-    assert births.birth(os.getpid()) == str(psutil.Process().create_time())
+    assert births.birth(named.pid) == str(psutil.Process(named.pid).create_time())

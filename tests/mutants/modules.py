@@ -28,6 +28,8 @@ TESTS = {
     "include/features/payments.py": ["tests/include/test_payment_features.py"],
     "include/features/point_in_time.py": ["tests/include/test_point_in_time.py"],
     "include/features/recipe.py": ["tests/include/test_recipe.py"],
+    "include/births.py": ["tests/include/test_births.py"],
+    "include/loopback.py": ["tests/include/test_loopback.py"],
     "include/model_store.py": [
         "tests/include/test_model_store.py",
         "tests/include/test_model_store_races.py",
@@ -40,8 +42,12 @@ TESTS = {
     "include/serving/journal.py": ["tests/serving/test_journal.py"],
     "include/serving/kept.py": ["tests/serving/test_kept.py"],
     "include/serving/leases.py": ["tests/serving/test_leases.py"],
+    "include/serving/live.py": ["tests/serving/test_live_change.py"],
+    "include/serving/prediction_log.py": ["tests/include/test_prediction_log.py"],
     "include/serving/protocol.py": ["tests/serving/test_protocol.py"],
+    "include/serving/release.py": ["tests/serving/test_release.py"],
     "include/serving/routing.py": ["tests/serving/test_routing.py"],
     "include/serving/tokens.py": ["tests/serving/test_tokens.py"],
     "include/storage.py": ["tests/include/test_storage.py"],
+    "include/tools/secret.py": ["tests/include/test_secret.py"],
 }
