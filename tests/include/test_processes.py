@@ -168,9 +168,7 @@ def test_stopping_does_not_wait_for_zombies_that_no_parent_reaps(folder):
             first.kill()
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux lets a thread outlive the first one"
-)
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a thread outlives the first")
 def test_a_process_runs_for_as_long_as_one_of_its_threads_does(folder):
     code = """
         import ctypes, os, threading, time
