@@ -26,9 +26,9 @@ prepare ─→ compute ─┬→ blue ──┬→ track ─→ register ─→ 
 **Run it**: `make run DAG=97_03_04_azure_ml_integration`. Again for the same date it finds both
 trainings, and makes anew only what was taken away.
 
-**What you should see**: blue still learns from more rows and comes to an AUC of 0.744, green has
-0.758 with a tenth of them; endpoints that reach what each job logged, so what answers is what was
-trained; and how many of twenty answers were green's when it had 10, 50 and 100 % of the traffic.
+**What you should see**: blue gains from more rows and reaches an AUC of 0.744. Green reaches 0.758
+with a tenth of the rows. Each deployment reaches the AUC that its job logged. *Switch* counts how
+many of 20 answers came from green at 10, 50 and 100 % of the traffic.
 
 **Copy it when** a vendor has an SDK but no operator: `include/clouds/azure_tasks.py` is all it
 takes. The secret goes from the connection into one process, and into no XCom, log or file.

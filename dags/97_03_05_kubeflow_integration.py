@@ -26,9 +26,9 @@ compile ────────┘                                             
 **Run it**: `make run DAG=97_03_05_kubeflow_integration`. In the scheduler clear *Pipeline* while it
 waits: Kubeflow's run ends with it. Kill a worker instead: the next try finds the same run.
 
-**What you should see**: an AUC of 0.74 for Kubeflow's trees and of 0.75 for the network that two
-nodes trained, on one holdout, so the network is chosen. MLflow's run has a link to Kubeflow's, and
-Kubeflow's has one to MLflow's as its description, and the id among its parameters.
+**What you should see**: on one holdout, Kubeflow's trees reach an AUC of 0.74, and the network that
+two nodes trained reaches 0.75. So the network is chosen. MLflow's run has a link to Kubeflow's run.
+Kubeflow's run has MLflow's link as its description, and MLflow's id among its parameters.
 
 **Copy it when** training lives in a cluster with Kubeflow, and what comes before and after doesn't.
 
